@@ -1,0 +1,59 @@
+"""Native label codes to what the network is trained on, and back."""
+
+import numpy as np
+
+from bipvl.data.spec import DatasetSpec
+from bipvl.errors import BipvlError
+
+
+def encode(spec: DatasetSpec, codes: np.ndarray, source: str) -> np.ndarray:
+    """Native codes (H x W x D) to uint8: class indices (1 x H x W x D, 0 background, row c as c + 1) or,
+    where classes overlap, one binary channel a class (N x H x W x D).
+
+    Raises:
+        BipvlError: a value that is not a whole number or not a declared code; names `source`.
+    """
+    codes = np.asarray(codes)
+    if fault := code_fault(spec, codes):
+        raise BipvlError(f"{source} {fault[0]}; {fault[1]}.")
+    codes = codes.astype(np.int16)
+    if spec.overlapping:
+        return np.stack([np.isin(codes, c.codes) for c in spec.classes]).astype(np.uint8)
+    table = np.zeros(max(spec.known_codes) + 1, np.uint8)
+    for index, c in enumerate(spec.classes, start=1):
+        table[list(c.codes)] = index
+    return table[codes][None]
+
+
+def decode(spec: DatasetSpec, encoded: np.ndarray) -> np.ndarray:
+    """The inverse of `encode`: native codes, H x W x D, int16.
+
+    Overlapping classes are painted from the outermost in, so that a voxel gets the innermost class it was
+    given (brain: whole tumour 1, core 2, enhancing 3). A class of several codes gets its first.
+    """
+    encoded = np.asarray(encoded)
+    if not spec.overlapping:
+        return np.array([0, *spec.decoded_codes], np.int16)[encoded[0]]
+    codes = np.zeros(encoded.shape[1:], np.int16)
+    for row in sorted(range(spec.num_classes), key=lambda row: -len(spec.classes[row].codes)):
+        codes[encoded[row] > 0] = spec.decoded_codes[row]
+    return codes
+
+
+def code_fault(spec: DatasetSpec, codes: np.ndarray) -> tuple[str, str] | None:
+    """What is wrong with a label map, and how to mend it; None where nothing is."""
+    if codes.ndim != 3:
+        return f"has {codes.ndim} axes, but a label map has three", "keep one 3D volume of codes in it"
+    with np.errstate(invalid="ignore"):
+        whole = codes.astype(np.int64)
+    if (broken := whole != codes).any():
+        example = codes[broken][0]
+        return f"holds labels that are not whole numbers, such as {example:g}", "export without interpolation"
+    if len(unknown := np.unique(whole[~np.isin(whole, spec.known_codes)])):
+        found = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+        known = ", ".join(map(str, spec.known_codes))
+        return (
+            f"holds the undeclared codes {found} (declared: {known})",
+            "correct the file or the dataset's YAML",
+        )
+    return None

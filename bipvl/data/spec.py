@@ -1,0 +1,264 @@
+"""A dataset in one YAML file: where it lies, what its codes mean, how it is prepared and split."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bipvl.errors import BipvlError
+
+_SPECS = Path(__file__).parent / "specs"
+LAYOUTS = ("dataset_json", "paired_files")
+AUGMENTATIONS = ("intensity_shift", "intensity_scale", "rotation_degrees", "zoom", "flip_axes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSpec:
+    """One foreground class: its name, the label codes that make it up, other names it goes by."""
+
+    name: str
+    codes: tuple[int, ...]
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What a dataset's YAML declares. Row c of `classes` is row c of the prompts and class index c + 1.
+
+    Attributes:
+        folder: below the data root.
+        case_numbers: keep only the cases whose id ends in a number from first to last (None: all).
+        code_names: for each code the names that dataset.json may give it; from `classes` where not declared.
+        overlapping: a voxel may belong to several classes (sigmoid channels, no background channel).
+        spacing: working grid, mm.
+        intensity: {"window": (lo, hi)}, to 0…1 and clipped, or {"zscore": "nonzero"}, each channel by itself.
+        augmentation: some of AUGMENTATIONS.
+        split: {"test": "validation" (the benchmark's own section) or a share, "val": a share of the rest}.
+        nsd_tolerance: of the normalised surface Dice, mm.
+    """
+
+    name: str
+    title: str
+    modality: str
+    channels: tuple[str, ...]
+    folder: str
+    layout: str
+    classes: tuple[ClassSpec, ...]
+    spacing: tuple[float, float, float]
+    intensity: dict[str, Any]
+    split: dict[str, Any]
+    prompts: Path
+    nsd_tolerance: float
+    overlapping: bool = False
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    case_numbers: tuple[int, int] | None = None
+    code_names: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """N, the foreground classes."""
+        return len(self.classes)
+
+    @property
+    def out_channels(self) -> int:
+        """C, the network's output channels: N and the background, or N where classes overlap."""
+        return self.num_classes + (not self.overlapping)
+
+    @property
+    def known_codes(self) -> tuple[int, ...]:
+        """Every code that a label file may hold, ascending, 0 included."""
+        return tuple(sorted({0}.union(*(c.codes for c in self.classes))))
+
+    @property
+    def decoded_codes(self) -> tuple[int, ...]:
+        """The code that each class is written with: its first or, nested, the first of its own."""
+        if not self.overlapping:
+            return tuple(c.codes[0] for c in self.classes)
+        return tuple(min(codes) for codes in self.own_codes)
+
+    @property
+    def own_codes(self) -> tuple[set[int], ...]:
+        """For each class its codes less those of the classes nested in it."""
+        sets = [set(c.codes) for c in self.classes]
+        return tuple(s - set().union(*(t for t in sets if t < s)) for s in sets)
+
+
+def dataset_names() -> list[str]:
+    """The datasets that come with the package."""
+    return sorted(path.stem for path in _SPECS.glob("*.yaml"))
+
+
+def load_spec(name: str | Path) -> DatasetSpec:
+    """The spec of a dataset that comes with the package, or of a user's own YAML file.
+
+    Raises:
+        BipvlError: unknown name, unreadable file, unknown, missing or wrong field.
+    """
+    names = dataset_names()
+    if str(name) in names:
+        path = _SPECS / f"{name}.yaml"
+    elif Path(name).suffix in (".yaml", ".yml"):
+        path = Path(name)
+    else:
+        near = difflib.get_close_matches(str(name), names, cutoff=0.4) or names
+        raise BipvlError(f"There is no dataset '{name}'; did you mean {' or '.join(near)}, or a .yaml file?")
+    return _parse(_read(path), path)
+
+
+def _read(path: Path) -> dict:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BipvlError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(raw, dict):
+        raise BipvlError(f"{path} holds no fields; write it like {_SPECS / 'amos22.yaml'}.")
+    return raw
+
+
+def _parse(raw: dict, path: Path) -> DatasetSpec:
+    required = [f.name for f in fields(DatasetSpec) if f.default is f.default_factory is MISSING]
+    for key in raw:
+        if key not in _FIELDS:
+            near = difflib.get_close_matches(str(key), _FIELDS, n=1)
+            hint = f"did you mean '{near[0]}'" if near else f"the fields are {', '.join(_FIELDS)}"
+            raise BipvlError(f"{path} has an unknown field '{key}'; {hint}?")
+    if missing := [key for key in required if key not in raw]:
+        raise BipvlError(f"{path} lacks {', '.join(missing)}; see {_SPECS / 'amos22.yaml'} for an example.")
+    values = {}
+    for key, value in raw.items():
+        parse, expected = _FIELDS[key]
+        try:
+            values[key] = parse(value)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BipvlError(f"{path}: '{key}' must be {expected}, but is {value!r}.") from error
+    values["prompts"] = path.parent / values["prompts"]
+    if not values.get("overlapping") and not values.get("code_names"):
+        values["code_names"] = {code: (c.name, *c.aliases) for c in values["classes"] for code in c.codes}
+    spec = DatasetSpec(**values)
+    _check_codes(spec, path)
+    return spec
+
+
+def _check_codes(spec: DatasetSpec, path: Path) -> None:
+    codes = [code for c in spec.classes for code in c.codes]
+    if not spec.overlapping and len(set(codes)) < len(codes):
+        raise BipvlError(f"{path} gives one code to two classes; correct it, or set 'overlapping: true'.")
+    sets = [set(c.codes) for c in spec.classes]
+    nested = all(a < b or b < a or not a & b for a, b in combinations(sets, 2))
+    if spec.overlapping and not (nested and all(spec.own_codes)):
+        raise BipvlError(
+            f"{path}: overlapping classes must lie inside or beside each other, each with a code of its own."
+        )
+    named = spec.code_names or spec.layout == "dataset_json"  # that file's own names are held against them
+    if named and set(spec.code_names) != set(codes):
+        raise BipvlError(
+            f"{path}: 'code_names' must name the codes {sorted(set(codes))}, no more and no fewer."
+        )
+
+
+# How each field is read, and what to tell who wrote it wrongly.
+def _ensure(value: Any, condition: bool) -> Any:
+    if not condition:
+        raise ValueError(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    return _ensure(value, isinstance(value, str) and bool(value.strip())).strip()
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(v) for v in _ensure(value, isinstance(value, list) and bool(value)))
+
+
+def _number(value: Any) -> float:
+    _ensure(value, isinstance(value, (int, float)) and not isinstance(value, bool))
+    return float(_ensure(value, math.isfinite(value)))
+
+
+def _positive(value: Any) -> float:
+    return _ensure(_number(value), value > 0)
+
+
+def _share(value: Any) -> float:
+    return _ensure(_number(value), 0 < value < 1)
+
+
+def _code(value: Any) -> int:
+    # Bounded so that predictions fit the 16-bit label maps that every viewer reads.
+    return _ensure(value, type(value) is int and 0 < value < 2**15)
+
+
+def _classes(value: Any) -> tuple[ClassSpec, ...]:
+    classes = tuple(
+        ClassSpec(
+            name=_text(c["name"]),
+            codes=tuple(_code(v) for v in _ensure(c["codes"], isinstance(c["codes"], list) and c["codes"])),
+            aliases=_texts(c["aliases"]) if "aliases" in c else (),
+        )
+        for c in _ensure(value, isinstance(value, list) and bool(value))
+        if _ensure(c, set(c) <= {"name", "codes", "aliases"})
+    )
+    return _ensure(classes, len({c.name for c in classes}) == len(classes))
+
+
+def _spacing(value: Any) -> tuple[float, ...]:
+    return tuple(_positive(v) for v in _ensure(value, len(value) == 3))
+
+
+def _intensity(value: Any) -> dict[str, Any]:
+    if value == {"zscore": "nonzero"}:
+        return value
+    low, high = _ensure(value, set(value) == {"window"})["window"]
+    return {"window": (_number(low), _ensure(_number(high), high > low))}
+
+
+def _augmentation(value: Any) -> dict[str, Any]:
+    _ensure(value, set(value) <= set(AUGMENTATIONS))
+    known = {key: _positive(v) for key, v in value.items() if key != "flip_axes"}
+    if "flip_axes" in value:
+        known["flip_axes"] = tuple(_ensure(v, v in (0, 1, 2)) for v in value["flip_axes"])
+    return known
+
+
+def _split(value: Any) -> dict[str, Any]:
+    _ensure(value, set(value) == {"test", "val"})
+    test = value["test"]
+    return {"test": test if test == "validation" else _share(test), "val": _share(value["val"])}
+
+
+def _case_numbers(value: Any) -> tuple[int, int]:
+    first, last = value
+    return _ensure((first, last), type(first) is type(last) is int and first <= last)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "name": (lambda v: _ensure(v, re.fullmatch(r"[\w-]+", v)), "one word of letters, digits, _ and -"),
+    "title": (_text, "a text"),
+    "modality": (lambda v: _ensure(v, v in ("CT", "MR")), "CT or MR"),
+    "channels": (_texts, "a list of the image channels' names, such as [CT]"),
+    "folder": (_text, "the dataset's folder below the data root"),
+    "layout": (lambda v: _ensure(v, v in LAYOUTS), f"one of {', '.join(LAYOUTS)}"),
+    "classes": (
+        _classes,
+        "a list such as [{name: spleen, codes: [1]}], names distinct, codes from 1 to 32767",
+    ),
+    "overlapping": (lambda v: _ensure(v, isinstance(v, bool)), "true or false"),
+    "spacing": (_spacing, "three positive numbers (mm)"),
+    "intensity": (_intensity, "{window: [low, high]} or {zscore: nonzero}"),
+    "augmentation": (_augmentation, f"a mapping of {', '.join(AUGMENTATIONS)} to positive numbers or axes"),
+    "split": (_split, "{test: validation or a share, val: a share}, shares between 0 and 1"),
+    "prompts": (_text, "the prompt CSV's path, relative to the YAML file"),
+    "nsd_tolerance": (_positive, "a positive number (mm)"),
+    "case_numbers": (_case_numbers, "two whole numbers [first, last]"),
+    "code_names": (
+        lambda v: {_code(code): _texts(names) for code, names in v.items()},
+        "a mapping of codes to lists of names, such as {1: [edema]}",
+    ),
+}

@@ -1,0 +1,331 @@
+"""An abdomen on contrast CT with the fifteen organs of AMOS22, different in every patient."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bipvl.data.synthetic import bowel, trunk
+from bipvl.data.synthetic.rendering import Layer, Scene, Warp
+from bipvl.data.synthetic.shapes import (
+    Ellipsoid,
+    HalfSpace,
+    Minus,
+    Placed,
+    Ripples,
+    Shape,
+    Tube,
+    Union,
+    Wavy,
+    Within,
+    turn,
+)
+
+CODES = {
+    "spleen": 1,
+    "right kidney": 2,
+    "left kidney": 3,
+    "gallbladder": 4,
+    "esophagus": 5,
+    "liver": 6,
+    "stomach": 7,
+    "aorta": 8,
+    "postcava": 9,
+    "pancreas": 10,
+    "right adrenal gland": 11,
+    "left adrenal gland": 12,
+    "duodenum": 13,
+    "bladder": 14,
+    "prostate/uterus": 15,
+}
+
+# Mean HU in the portal venous phase; each patient varies around them.
+HU = {
+    "spleen": 135,
+    "kidney cortex": 215,
+    "kidney medulla": 165,
+    "gallbladder": 8,
+    "esophagus": 45,
+    "liver": 108,
+    "liver vessel": 150,
+    "stomach wall": 75,
+    "stomach fluid": 28,
+    "gas": -750,
+    "aorta": 225,
+    "postcava": 150,
+    "pancreas": 88,
+    "adrenal": 72,
+    "duodenum": 50,
+    "bladder": 6,
+    "prostate/uterus": 85,
+    "heart": 140,
+}
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Moves, scales and turns an organ as patients differ: `shift` mm, `scale` a share, `degrees`."""
+
+    rng: np.random.Generator
+
+    def __call__(
+        self,
+        shape: Shape,
+        *,
+        shift: float = 12.0,
+        scale: float = 0.2,
+        degrees: float = 14.0,
+        along: np.ndarray | None = None,
+    ) -> Shape:
+        moved = self.rng.uniform(-shift, shift, 3)
+        if along is not None:
+            moved += along
+        return Placed(
+            shape=shape,
+            pivot=shape.bounds.mean(0),
+            shift=moved,
+            matrix=turn(tuple(self.rng.uniform(-degrees, degrees, 3))),
+            scale=1 + self.rng.uniform(-scale, scale),
+        )
+
+    def lumpy(self, shape: Shape, height: float, lengths: tuple[float, float] = (30, 70)) -> Shape:
+        return Wavy(shape, Ripples.draw(self.rng, height, lengths))
+
+
+def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
+    """One patient (HU). `pose` (4 x 4) takes patient axes to scanner coordinates (mm)."""
+    body = trunk.Body.draw(rng)
+    breath = rng.uniform(-14, 14)  # all that hangs on the diaphragm moves with it
+    hu = {name: value + rng.normal(0, 6) for name, value in HU.items()}
+    hu["aorta"] += rng.uniform(-20, 60)
+    jitter = Jitter(rng)
+    under = trunk.dome(118 + breath)
+    phase = rng.uniform(0, trunk.VERTEBRA_MM)
+    upper = np.array([0, 0, breath])
+    stomach = _stomach(jitter, upper)
+
+    layers = trunk.wall(body, trunk.CT)
+    layers += [Layer(trunk.Ribs(body, phase, low=18.0), ((0, 420.0), (3, 220.0)))]
+    layers += trunk.psoas(trunk.CT) + trunk.spine(body, trunk.CT, phase) + trunk.pelvis(trunk.CT)
+    layers += trunk.lungs(body, under, trunk.CT, _mediastinum(breath))
+    layers += _heart(hu, under, breath)
+    layers += bowel.loops(rng, body, under)
+    layers += _liver(jitter, hu, body, under, upper)
+    layers += _stomach_layers(stomach, hu, body, under)
+    layers += _spleen(jitter, hu, body, under, upper)
+    kidneys, adrenals = _kidneys_and_adrenals(jitter, hu, body, upper / 2)
+    layers += kidneys
+    layers += _vessels(jitter, hu, breath)
+    layers += _small_organs(jitter, hu, upper) + adrenals
+    layers += _pelvic_organs(jitter, hu)
+    return Scene(
+        layers=tuple(layers),
+        background=trunk.CT.air,
+        pose=pose,
+        warp=Warp.draw(rng, 5.0, (140, 320)),
+        grain_seed=int(rng.integers(2**31)),
+    )
+
+
+def _mediastinum(breath: float) -> Shape:
+    column = Ellipsoid((-4, -40, 150), (38, 48, 400))
+    return Union((column, Ellipsoid((-22, 34, 132 + breath), (62, 48, 46), (0, 20, 15))), blend=20)
+
+
+def _heart(hu: dict[str, float], under: Shape, breath: float) -> list[Layer]:
+    heart = Minus(Ellipsoid((-24, 34, 134 + breath), (55, 42, 42), (0, 20, 15)), under, gap=3)
+    return [Layer(heart, ((0, 70), (9, hu["heart"])), grain=6)]
+
+
+def _liver(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape, upper: np.ndarray) -> list:
+    rng = jitter.rng
+    left = 1 + rng.uniform(-0.25, 0.25)
+    lobes = Union(
+        (
+            Ellipsoid((80, 2, 48), (62, 78, 72), (0, 12, 0)),
+            Ellipsoid((8, 42, 78), (72 * left, 38, 34), (0, 18, 0)),
+        ),
+        blend=30,
+    )
+    # The visceral face: the hollow below, where stomach, duodenum and gallbladder lie.
+    hollow = Ellipsoid((2, 20, -2), (68, 66, 62), (0, 30, 0))
+    shape = jitter.lumpy(jitter(Minus(lobes, hollow, blend=26), shift=9, scale=0.12, along=upper), 3.0)
+    shape = Within(Within(shape, body.cavity(-2), blend=8), under, blend=8, gap=3)
+    roots = np.array([[20, 12, 84], [50, 5, 74], [85, -10, 66], [112, -24, 56]])
+    veins = [
+        Tube(np.array([[22, -8, 100], [45, 10, 92], [78, 24, 80], [104, 34, 62]]), np.array([6, 5, 4, 2.5])),
+        Tube(roots, np.array([7, 6, 4, 2.5])),
+        Tube(np.array([[20, 0, 98], [8, 30, 90], [-18, 46, 84]]), np.array([5, 4, 2.5])),
+    ]
+    layers = [Layer(shape, ((0, hu["liver"]),), CODES["liver"], grain=7)]
+    for vein in veins:
+        inside = Within(jitter(vein, shift=6, scale=0.1, along=upper), shape, gap=3)
+        layers.append(Layer(inside, ((0, hu["liver vessel"]),)))
+    return layers
+
+
+def _spleen(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape, upper: np.ndarray) -> list:
+    bean = Minus(
+        Ellipsoid((-100, -38, 60), (32, 52, 54), (25, 0, -22)),
+        Ellipsoid((-56, 6, 58), (34, 42, 60)),
+        blend=14,
+    )
+    shape = jitter.lumpy(jitter(bean, shift=9, along=upper), 2.0)
+    shape = Within(Within(shape, body.cavity(-2), blend=6), under, blend=6, gap=3)
+    return [Layer(shape, ((0, hu["spleen"]),), CODES["spleen"], grain=7)]
+
+
+def _stomach(jitter: Jitter, upper: np.ndarray) -> Shape:
+    path = np.array([[-52, 0, 90], [-60, 18, 62], [-48, 42, 26], [-14, 56, 6], [22, 46, 16]], float)
+    path += jitter.rng.normal(0, 5, path.shape)
+    full = jitter.rng.uniform(0.85, 1.2)
+    tube = Tube(path, np.array([27, 29, 25, 19, 12]) * full)
+    return jitter.lumpy(jitter(tube, along=upper, scale=0.12), 2.5)
+
+
+def _stomach_layers(stomach: Shape, hu: dict[str, float], body: trunk.Body, under: Shape) -> list[Layer]:
+    shape = Within(Within(stomach, body.cavity(-3), blend=6), under, blend=6, gap=3)
+    top = float(stomach.bounds[1, 1])
+    bubble = Within(shape, HalfSpace((0, top - 26, 0), (0, -1, 0)), gap=5)  # gas rises to the front
+    return [
+        Layer(shape, ((0, hu["stomach wall"]), (5, hu["stomach fluid"])), CODES["stomach"], grain=12),
+        Layer(bubble, ((0, hu["gas"]),)),
+    ]
+
+
+def _kidneys_and_adrenals(
+    jitter: Jitter, hu: dict[str, float], body: trunk.Body, upper: np.ndarray
+) -> tuple[list[Layer], list[Layer]]:
+    kidneys, adrenals = [], []
+    for name, side, level in (("right", 1, -20.0), ("left", -1, -6.0)):
+        moved = jitter.rng.uniform(-12, 12, 3) * [0.7, 0.6, 1.4]
+        centre = np.array([side * 66, -46, level]) + moved + upper
+        size = 1 + jitter.rng.uniform(-0.14, 0.2)
+        tilt = (
+            jitter.rng.uniform(-12, 4),
+            side * jitter.rng.uniform(6, 20),
+            side * jitter.rng.uniform(10, 40),
+        )
+        bean = Ellipsoid(tuple(centre), (27 * size, 29 * size, 54 * size), tilt)
+        hilum = Ellipsoid(tuple(centre + [-side * 27 * size, 9, 0]), (18, 13, 17))
+        shape = Within(Minus(bean, hilum, blend=10), body.cavity(2), blend=4)
+        kidneys.append(
+            Layer(
+                shape,
+                ((0, hu["kidney cortex"]), (9, hu["kidney medulla"])),
+                CODES[f"{name} kidney"],
+                grain=10,
+            )
+        )
+        pole = centre + turn(tilt) @ [0, 0, 54 * size] + [-side * 12, 8, 6]
+        gland = jitter(_adrenal(pole, side), shift=3, scale=0.18)
+        adrenals.append(Layer(gland, ((0, hu["adrenal"]),), CODES[f"{name} adrenal gland"], grain=5))
+    return kidneys, adrenals
+
+
+def _adrenal(foot: np.ndarray, side: int) -> Shape:
+    """Two limbs that open backwards from a crest (an inverted Y), as thick as a stout gland."""
+    crest = foot + [0, 7, 6]
+    limbs = [
+        Tube(np.stack([crest + [0, 0, 9], crest, foot + [side * x, -9, -8]]), np.array([6, 7.5, 6]), pieces=6)
+        for x in (-8, 10)
+    ]
+    return Union(tuple(limbs), blend=5)
+
+
+def _vessels(jitter: Jitter, hu: dict[str, float], breath: float) -> list[Layer]:
+    rng = jitter.rng
+    bow = rng.normal(0, 5)
+    wide = rng.uniform(0.9, 1.3)
+    aorta = np.array(
+        [[-27, -46, 240], [-23, -40, 120], [-13 + bow, -32, 50], [-11 - bow, -28, -20], [-5, -28, -84]], float
+    )
+    shift = np.array([*rng.uniform(-7, 7, 2), 0]) - [3, 0, 0]
+    layers = [
+        Layer(
+            Tube(aorta + shift, np.array([13, 12.5, 11.5, 11, 10]) * wide),
+            ((0, hu["aorta"]),),
+            CODES["aorta"],
+        )
+    ]
+    for side in (-1, 1):  # the common iliac arteries and veins are no part of either label
+        artery = np.array(
+            [[-4, -28, -84], [side * 24, -28, -120], [side * 44, -14, -160], [side * 58, 22, -215]]
+        )
+        layers.insert(0, Layer(Tube(artery + shift, np.array([7, 6, 5, 5])), ((0, hu["aorta"]),)))
+        vein = np.array(
+            [[14, -34, -88], [side * 28, -40, -124], [side * 48, -26, -164], [side * 52, 12, -215]]
+        )
+        layers.insert(
+            0, Layer(Tube(vein + [shift[0], -2, 0], np.array([8, 7, 6, 6])), ((0, hu["postcava"]),))
+        )
+    cava = np.array(
+        [
+            [14, -32, -88],
+            [22, -30, -40],
+            [26, -28, 20],
+            [28, -18, 70],
+            [26, -6, 112 + breath],
+            [22, 2, 132 + breath],
+        ],
+        float,
+    )
+    cava += np.array([*rng.uniform(-6, 6, 2), 0]) + [3, 0, 0]
+    shape = Tube(cava, np.array([11, 12, 13, 14, 14, 13]) * rng.uniform(0.88, 1.15))
+    layers.append(Layer(shape, ((0, hu["postcava"]),), CODES["postcava"], grain=4))
+    return layers
+
+
+def _small_organs(jitter: Jitter, hu: dict[str, float], upper: np.ndarray) -> list[Layer]:
+    half = upper / 2
+    rng = jitter.rng
+    pancreas = np.array(
+        [[40, 6, -18], [38, 16, 8], [12, 27, 24], [-24, 22, 34], [-52, 6, 42], [-74, -6, 50]], float
+    )
+    pancreas[1:] += rng.normal(0, 4, (5, 3))
+    gland = jitter.lumpy(jitter(Tube(pancreas, np.array([12, 16, 11, 12, 12, 10]))), 2.5, (14, 30))
+    duodenum = np.array(
+        [[30, 46, 20], [56, 30, 14], [66, 8, -18], [54, -4, -50], [16, -4, -56], [-20, 8, -34]], float
+    )
+    duodenum += rng.normal(0, 4, duodenum.shape)
+    gut = jitter(Tube(duodenum, np.array([12, 14, 14, 13, 12, 12])), along=half)
+    pear = np.array([[62, 66, 2], [54, 58, 18], [44, 44, 36], [36, 34, 46]])
+    bladder = jitter(Tube(pear, np.array([15, 17, 11, 5]), pieces=10), shift=13, scale=0.22, along=upper)
+    gullet = np.array([[-6, -24, 240], [-8, -20, 140], [-18, -12, 108], [-40, -2, 86]], float)
+    gullet[1:] += rng.normal(0, 4, (3, 3))
+    tube = Tube(
+        gullet + upper + [0, rng.uniform(-3, 8), 0], np.array([10.5, 11, 11.5, 12]) * rng.uniform(0.85, 1.15)
+    )
+    return [
+        Layer(tube, ((0, hu["esophagus"]),), CODES["esophagus"], grain=8),
+        Layer(gland, ((0, hu["pancreas"]),), CODES["pancreas"], grain=12),
+        Layer(gut, ((0, hu["duodenum"] + 25), (4, hu["duodenum"] - 10)), CODES["duodenum"], grain=14),
+        Layer(bladder, ((0, 45), (2, hu["gallbladder"])), CODES["gallbladder"], grain=3),
+    ]
+
+
+def _pelvic_organs(jitter: Jitter, hu: dict[str, float]) -> list[Layer]:
+    rng = jitter.rng
+    female = rng.random() < 0.5
+    full = rng.uniform(0.75, 1.25)
+    centre = np.array([0, 22, -150]) + rng.uniform(-10, 10, 3) * [1, 0.8, 1]
+    bladder = jitter.lumpy(
+        Ellipsoid(tuple(centre), (40 * full, 32 * full, 28 * full), tuple(rng.uniform(-12, 12, 3))), 2.0
+    )
+    if female:
+        cervix = centre + [rng.uniform(-8, 8), -30 * full - 10, -14]
+        fundus = cervix + [rng.uniform(-22, 22), 14, 46]
+        gland = Tube(np.stack([cervix, (cervix + fundus) / 2, fundus]), np.array([13, 17, 24]), pieces=8)
+        gland = Minus(gland, bladder, blend=4, gap=2)
+    else:
+        low = centre + [0, -8, -28 * full - 15]
+        grown = rng.uniform(0.9, 1.3)
+        gland = Minus(Ellipsoid(tuple(low), (27 * grown, 21 * grown, 20 * grown)), bladder, blend=4, gap=2)
+    rectum = Tube(
+        np.array([[-14, -52, -110], [0, -56, -150], [0, -44, -190], [0, -40, -230]]),
+        np.array([15, 19, 18, 12]),
+    )
+    return [
+        Layer(rectum, ((0, 55), (4, -10)), grain=60),
+        Layer(gland, ((0, hu["prostate/uterus"]),), CODES["prostate/uterus"], grain=9),
+        Layer(bladder, ((0, 45), (3, hu["bladder"])), CODES["bladder"], grain=3),
+    ]

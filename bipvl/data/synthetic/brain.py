@@ -1,0 +1,191 @@
+"""A brain with a glioma in four MR sequences: MNI152 anatomy, bent and given a tumour with its edema."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from bipvl.data.synthetic.rendering import Warp, slabs, voxel_points
+from bipvl.data.synthetic.scanner import Acquisition, bias_factor, noise
+from bipvl.data.synthetic.shapes import Ellipsoid, Ripples, Shape, Wavy, turn
+
+CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")
+EDEMA, NON_ENHANCING, ENHANCING = 1, 2, 3
+CENTRE = (0.0, -18.0, 8.0)  # of the brain in MNI152 coordinates
+
+# Intensities of FLAIR, T1w, T1w with gadolinium and T2w; the two T1w of tissue come from the template itself.
+TISSUE = {
+    "csf": (70, 120, 130, 820),
+    "grey": (340, 310, 320, 400),
+    "white": (265, 430, 440, 290),
+    "edema": (560, 250, 265, 660),
+    "necrosis": (330, 160, 170, 740),
+    "solid": (470, 215, 235, 560),
+    "rim": (500, 270, 780, 480),
+}
+
+
+@lru_cache(maxsize=1)
+def _template() -> tuple[np.ndarray, np.ndarray]:
+    """T1w, grey, white and brain maps (4 x 197 x 233 x 189, 0…1, 1 mm) that nilearn ships; their affine."""
+    from nilearn import datasets  # takes seconds to import
+
+    images = [
+        load(resolution=1)
+        for load in (
+            datasets.load_mni152_template,
+            datasets.load_mni152_gm_template,
+            datasets.load_mni152_wm_template,
+        )
+    ]
+    maps = [np.asarray(image.dataobj, np.float32) for image in images]
+    return np.stack([*maps, (maps[0] > 0).astype(np.float32)]), images[0].affine
+
+
+@lru_cache(maxsize=2)
+def _smooth_maps(blur_mm: float) -> np.ndarray:
+    """The template's maps blurred as coarse voxels need it."""
+    maps, _ = _template()
+    if not blur_mm:
+        return maps
+    return np.stack([ndimage.gaussian_filter(part, blur_mm, truncate=2.5) for part in maps])
+
+
+@dataclass(frozen=True)
+class Tumour:
+    """Whole tumour, its core, and the core less its rim (None: nothing enhances), in MNI152 millimetres."""
+
+    centre: np.ndarray
+    reach: float
+    whole: Shape
+    core: Shape
+    rim: float | None
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Tumour":
+        radius = rng.uniform(15, 35)
+        centre = _seat(rng)
+        radii = radius * rng.uniform(0.8, 1.15, 3)
+        whole = Wavy(_blob(rng, centre, radii), Ripples.draw(rng, 0.22 * radius, (24, 50)))
+        inner = radii * rng.uniform(0.6, 0.76)
+        core = _blob(rng, centre + rng.uniform(-0.2, 0.2, 3) * radii, inner)
+        core = Wavy(core, Ripples.draw(rng, 0.12 * radius, (18, 36)))
+        rim = None if rng.random() < 0.15 else rng.uniform(0.3, 0.5) * float(inner.min())
+        return cls(centre, radius, whole, core, rim)
+
+
+def _blob(rng: np.random.Generator, centre: np.ndarray, radii: np.ndarray) -> Ellipsoid:
+    return Ellipsoid(tuple(centre), tuple(radii), tuple(rng.uniform(-90, 90, 3)))
+
+
+def _seat(rng: np.random.Generator) -> np.ndarray:
+    """A point of the cerebral white matter (MNI152 mm)."""
+    maps, affine = _template()
+    white = np.argwhere(maps[2, ::4, ::4, ::4] > 0.6) * 4
+    places = white @ affine[:3, :3].T + affine[:3, 3]
+    places = places[(places[:, 2] > -15) & (np.abs(places[:, 0]) > 10)]
+    return places[rng.integers(len(places))].astype(float)
+
+
+def brain(rng: np.random.Generator, scan: Acquisition) -> tuple[np.ndarray, np.ndarray]:
+    """Four channels (int16, x y z 4; 0 outside the brain) and label (int16) on the grid of `scan`."""
+    anatomy_rng, noise_rng = rng.spawn(2)
+    patient = _Patient.draw(anatomy_rng, scan.pose)
+    voxel = float(np.median(np.diag(scan.affine)[:3]))
+    image = np.zeros((*scan.size, 4), np.float32)
+    label = np.zeros(scan.size, np.int16)
+    inside = np.zeros(scan.size, bool)
+    for start, stop in slabs(scan.size):
+        world = voxel_points(scan.affine, scan.size, start, stop)
+        part = np.s_[:, :, start:stop]
+        image[part], label[part], inside[part] = patient.paint(world, voxel)
+    return _scanned(image, inside, scan, noise_rng), label
+
+
+@dataclass(frozen=True)
+class _Patient:
+    to_template: np.ndarray  # 4 x 4, scanner mm to MNI152 mm
+    warp: Warp
+    tumour: Tumour
+    tissue: dict[str, np.ndarray]
+    patches: Ripples
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, pose: np.ndarray) -> "_Patient":
+        shape = np.eye(4)
+        shape[:3, :3] = turn(tuple(rng.uniform(-4, 4, 3))) @ np.diag(rng.uniform(0.92, 1.06, 3))
+        shape[:3, 3] = np.asarray(CENTRE) - shape[:3, :3] @ CENTRE
+        return cls(
+            to_template=np.linalg.inv(pose @ shape),
+            warp=Warp.draw(rng, 3.0, (60, 150)),
+            tumour=Tumour.draw(rng),
+            tissue={name: np.array(mean) * rng.uniform(0.93, 1.07, 4) for name, mean in TISSUE.items()},
+            patches=Ripples.draw(rng, 0.09, (8, 22), count=6),
+        )
+
+    def paint(self, world: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Intensities (... 4), label (...) and brain mask (...) at scanner points (3 x ..., mm)."""
+        maps, (_, affine) = _smooth_maps(round(max(0.0, 0.8 * (voxel - 1))) / 2), _template()
+        rows = self.to_template.astype(np.float32)
+        points = np.tensordot(rows[:3, :3], world, axes=1) + rows[:3, 3].reshape(3, 1, 1, 1)
+        points = self.warp(points)
+        whole, core = self.tumour.whole(points), self.tumour.core(points)
+        corner = affine[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
+        origin = self._pushed(points) - corner
+        t1, grey, white, mask = (ndimage.map_coordinates(part, origin, order=1) for part in maps)
+        inside = mask > 0.5
+        csf = np.clip(1 - grey - white, 0, 1)
+        image = self._healthy(t1, grey, white, csf)
+        # Edema runs along white matter and spares the fluid; the core takes the place of all tissue.
+        spread = np.where(csf > 0.6, 99, whole + 7 * (0.55 - white)).astype(np.float32)
+        label = np.where(spread < 0, EDEMA, 0).astype(np.int16)
+        texture = 1 + self.patches(points)
+        _mix(image, spread, voxel * 1.5, self.tissue["edema"], texture)
+        rim = self.tumour.rim
+        label[core < 0] = NON_ENHANCING if rim is None else ENHANCING
+        _mix(image, core, voxel, self.tissue["solid" if rim is None else "rim"], texture)
+        if rim is not None:
+            label[core < -rim] = NON_ENHANCING
+            _mix(image, core + np.float32(rim), voxel, self.tissue["necrosis"], texture)
+        label[~inside] = 0
+        return image, label, inside
+
+    def _pushed(self, points: np.ndarray) -> np.ndarray:
+        """Where tissue now at `points` lay before the tumour pushed it outwards."""
+        away = points - self.tumour.centre.astype(np.float32).reshape(3, 1, 1, 1)
+        far = np.einsum("i...,i...->...", away, away)
+        return points - away * (0.28 * np.exp(-far / np.float32(2 * self.tumour.reach**2)))
+
+    def _healthy(self, t1: np.ndarray, grey: np.ndarray, white: np.ndarray, csf: np.ndarray) -> np.ndarray:
+        total = np.maximum(grey + white + csf, 1e-3)
+        image = sum(
+            (part / total)[..., None] * self.tissue[name].astype(np.float32)
+            for name, part in (("grey", grey), ("white", white), ("csf", csf))
+        )
+        detail = (t1 * 520)[..., None]  # the template's own sulci and nuclei
+        image[..., 1:3] = 0.35 * image[..., 1:3] + 0.65 * detail
+        return image
+
+
+def _mix(image: np.ndarray, distance: np.ndarray, blur: float, mean: np.ndarray, texture: np.ndarray) -> None:
+    near = distance < blur / 2
+    cover = np.clip(0.5 - distance[near] / np.float32(blur), 0, 1)[:, None]
+    image[near] += cover * (mean.astype(np.float32) * texture[near][:, None] - image[near])
+
+
+def _scanned(
+    image: np.ndarray, inside: np.ndarray, scan: Acquisition, rng: np.random.Generator
+) -> np.ndarray:
+    """Each channel with its own bias, gain and noise; 0 outside the brain, at least 1 in it."""
+    out = np.zeros(image.shape, np.int16)
+    for channel in range(image.shape[-1]):
+        plane = image[..., channel]
+        bias = Ripples.draw(rng, rng.uniform(0.05, 0.15), (250, 500), count=3)
+        gain = rng.uniform(0.6, 1.5)
+        plane += noise(rng, plane.shape, rng.uniform(10, 20))
+        for k in range(plane.shape[2]):
+            plane[:, :, k] *= gain * bias_factor(bias, scan.affine, plane.shape[:2], k)
+        np.clip(plane, 1, 4000, out=plane)
+        out[..., channel] = np.where(inside, np.rint(plane), 0)
+    return out

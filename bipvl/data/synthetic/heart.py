@@ -1,0 +1,220 @@
+"""A beating heart's still picture, on CT angiography or MR, with the seven structures of MM-WHS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bipvl.data.synthetic import trunk
+from bipvl.data.synthetic.abdomen import Jitter
+from bipvl.data.synthetic.rendering import Layer, Scene, Warp
+from bipvl.data.synthetic.shapes import (
+    Ellipsoid,
+    Grown,
+    HalfSpace,
+    Placed,
+    Shape,
+    Tube,
+    Union,
+    Within,
+    turn,
+)
+
+CODES = {"myo": 205, "la": 420, "lv": 500, "ra": 550, "rv": 600, "ao": 820, "pa": 850}
+BLOOD = {
+    "ct": {
+        "lv": 370,
+        "la": 345,
+        "ao": 385,
+        "rv": 225,
+        "ra": 190,
+        "pa": 275,
+        "myo": 105,
+        "cava": 135,
+        "wall": 80,
+    },
+    "mr": {
+        "lv": 480,
+        "la": 430,
+        "ao": 510,
+        "rv": 400,
+        "ra": 350,
+        "pa": 455,
+        "myo": 165,
+        "cava": 330,
+        "wall": 120,
+    },
+}
+CENTRE = (-14.0, 22.0, 160.0)  # of the heart in the trunk's axes
+
+# The heart's own axes in the patient's: u to the right ventricle, v down, w to the apex.
+_W = np.array([-0.65, 0.60, -0.47])
+_W /= np.linalg.norm(_W)
+_U = np.array([0.6, 0.7, 0.1])
+_U -= _W * (_U @ _W)
+_U /= np.linalg.norm(_U)
+AXES = np.stack([_U, np.cross(_W, _U), _W], axis=1)
+
+
+def _own(u: float, v: float, w: float) -> np.ndarray:
+    """A point given in the heart's axes, in the patient's."""
+    return AXES @ [u, v, w]
+
+
+def _tilted(shape: Shape) -> Shape:
+    return Placed(shape, np.zeros(3), np.zeros(3), AXES)
+
+
+@dataclass(frozen=True)
+class Heart:
+    """Chambers and great vessels around the heart's centre, in patient axes (mm), in painting order."""
+
+    shapes: dict[str, Shape]
+    sac: Shape
+
+
+def _heart(jitter: Jitter) -> Heart:
+    rng = jitter.rng
+
+    def sized(*radii: float) -> tuple[float, ...]:
+        return tuple(np.array(radii) * rng.uniform(0.86, 1.16, 3))
+
+    lv, wall = sized(23, 23, 42), rng.uniform(9, 13)
+    middle, base = (-15.0, 0.0, 10.0), HalfSpace((0, 0, -22), (0, 0, -1))
+    epi = _tilted(Within(Ellipsoid(middle, tuple(np.add(lv, wall))), base, blend=6))
+    pool = _tilted(Within(Ellipsoid(middle, lv), HalfSpace((0, 0, -25), (0, 0, -1)), blend=4))
+
+    valve = _own(12, -26, -22) + [-12, 4, 14]  # of the pulmonary artery
+    right = _tilted(Within(Ellipsoid((21, 3, 2), sized(33, 40, 44)), base, blend=6))
+    outflow = Tube(np.stack([_own(24, -16, 2), _own(18, -26, -12), valve]), np.array([18, 16, 14]), pieces=6)
+
+    left_atrium = jitter(_tilted(Ellipsoid((-16, -6, -48), sized(29, 27, 22))), shift=4, scale=0.06)
+    right_atrium = jitter(_tilted(Ellipsoid((34, 16, -46), sized(27, 32, 26))), shift=4, scale=0.06)
+    return Heart(
+        shapes={
+            "ra": right_atrium,
+            "rv": Union((right, outflow), blend=10),
+            "la": Union((left_atrium, *_pulmonary_veins(left_atrium.bounds.mean(0))), blend=8),
+            "myo": epi,
+            "lv": pool,
+            **_vessels(rng, valve),
+        },
+        sac=Union(
+            (_tilted(Ellipsoid((0, 4, 6), (58, 50, 62))), Ellipsoid((16, -16, 16), (46, 44, 50))), blend=20
+        ),
+    )
+
+
+def _pulmonary_veins(middle: np.ndarray) -> tuple[Shape, ...]:
+    """Two short stumps to each side."""
+    radii = np.array([8, 6.5, 5.5])
+    ways = [(side, up) for side in (-1, 1) for up in (-7, 8)]
+    return tuple(
+        Tube(middle + [[s * 12, -4, up], [s * 28, -5, up * 1.7], [s * 42, -8, up * 2.4]], radii, pieces=5)
+        for s, up in ways
+    )
+
+
+def _vessels(rng: np.random.Generator, valve: np.ndarray) -> dict[str, Shape]:
+    """The trunk of the pulmonary artery up to its fork and just beyond, and the ascending aorta."""
+    fork = np.array([-14, -8, 62]) + rng.normal(0, 3, 3)
+    stem = np.stack([valve, (valve + fork) / 2 + [-5, 4, 4], fork])
+    branches = np.array([11, 10, 8])
+    pulmonary = (
+        Tube(stem, np.array([14, 14.5, 13]) * rng.uniform(0.88, 1.15), pieces=8),
+        Tube(np.stack([fork, [10, -20, 60], [40, -28, 52]]), branches, pieces=8),
+        Tube(np.stack([fork, [-34, -22, 66], [-54, -34, 60]]), branches, pieces=6),
+    )
+    rise = np.array([[8, -4, 18], [18, 6, 42], [19, 8, 62], [14, 2, 80], [4, -10, 91]], float)
+    rise[1:4] += rng.normal(0, 3, (3, 3))
+    aorta = Tube(rise, np.array([16, 17, 16, 15, 14]) * rng.uniform(0.88, 1.15), pieces=14)
+    return {"pa": Union(pulmonary, blend=6), "ao": aorta}
+
+
+def _unlabelled_vessels(put: Callable[[np.ndarray], np.ndarray], atrium: np.ndarray) -> dict[str, list[Tube]]:
+    """Aortic arch and descending aorta; the two caval veins, which enter the right atrium at `atrium`.
+
+    `put` takes the heart's points to where this heart lies; further off, the vessels keep to the spine.
+    """
+    level = put(np.zeros((1, 3)))[0, 2]
+    arch = put(np.array([[4, -10, 91], [-8, -30, 94]]))
+    down = [[-26, trunk.SPINE_Y + 12, level + z] for z in (55, 20, -60, -160)]
+    upper = np.stack([atrium + [0, 0, 18], atrium + [-2, -4, 50], [26, 8, level + 130]])
+    lower = np.stack([atrium + [0, 0, -18], atrium + [-4, -6, -50], [24, 0, level - 130]])
+    return {
+        "ao": [Tube(np.concatenate([arch, down]), np.array([14, 13, 12, 12, 11, 11]), pieces=18)],
+        "cava": [
+            Tube(upper, np.array([11, 9.5, 9]), pieces=6),
+            Tube(lower, np.array([12, 13, 13]), pieces=6),
+        ],
+    }
+
+
+def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
+    """One patient; `modality` is "ct" (HU) or "mr" (arbitrary units)."""
+    tissue = trunk.CT if modality == "ct" else trunk.MR
+    bright = rng.uniform(0.9, 1.1)
+    blood = {name: bright * (value + rng.normal(0, 14)) for name, value in BLOOD[modality].items()}
+    body, heart = trunk.Body.draw(rng), _heart(Jitter(rng))
+    centre = np.asarray(CENTRE) + rng.uniform(-12, 12, 3)
+    matrix, scale = turn(tuple(rng.uniform(-25, 25, 3))), rng.uniform(0.82, 1.18)
+
+    def put(shape: Shape) -> Shape:
+        return Placed(shape, np.zeros(3), centre, matrix, scale)
+
+    under = trunk.dome(centre[2] - 42 + rng.uniform(-8, 8))
+    sac = put(heart.sac)
+    layers = _around(rng, body, tissue, under, sac)
+    layers += _lung_vessels(rng, body, centre, (blood["pa"] + tissue.muscle) / 2)
+    fatty = (sac, *(Grown(put(heart.shapes[name]), 8) for name in ("ao", "pa")))
+    layers += [Layer(shape, ((0, tissue.fat),), grain=8) for shape in fatty]
+    liver = Within(body.cavity(-2), under, gap=4)
+    layers += [Layer(liver, ((0, 105.0 if modality == "ct" else 210.0),), grain=8)]
+    others = _unlabelled_vessels(
+        lambda points: points @ (scale * matrix.T) + centre, put(heart.shapes["ra"]).bounds.mean(0)
+    )
+    for name, tubes in others.items():
+        layers += [Layer(tube, ((0, blood[name]),)) for tube in tubes]
+    for name, shape in heart.shapes.items():
+        wall = None if name == "lv" else (1.0 if name == "myo" else 2.5, blood["wall"])
+        layers.append(Layer(put(shape), ((0, blood[name]),), CODES[name], grain=6, wall=wall))
+    return Scene(
+        layers=tuple(layers),
+        background=tissue.air,
+        pose=pose,
+        warp=Warp.draw(rng, 3.0, (100, 240)),
+        grain_seed=int(rng.integers(2**31)),
+    )
+
+
+def _around(
+    rng: np.random.Generator, body: trunk.Body, tissue: trunk.Tissues, under: Shape, sac: Shape
+) -> list[Layer]:
+    """The chest wall, its bones, and the lungs on both sides of the mediastinum."""
+    phase = rng.uniform(0, trunk.VERTEBRA_MM)
+    bone = ((0, tissue.cortex), (3, tissue.marrow))
+    sternum = np.array([[0, 92, 110], [0, 98, 170], [0, 92, 260]]) * [1, body.girth, 1]
+    back, front = Ellipsoid((0, -40, 160), (36, 40, 400)), Ellipsoid((0, 85, 200), (26, 40, 200))
+    return [
+        *trunk.wall(body, tissue),
+        Layer(trunk.Ribs(body, phase, low=18.0), bone),
+        Layer(Tube(sternum, np.array([8, 11, 12])), bone),
+        *trunk.spine(body, tissue, phase),
+        *trunk.lungs(body, under, tissue, Union((back, front, sac), blend=16)),
+    ]
+
+
+def _lung_vessels(
+    rng: np.random.Generator, body: trunk.Body, centre: np.ndarray, value: float
+) -> list[Layer]:
+    """Branches that fan out from both hila."""
+    layers = []
+    for side in (-1, 1):
+        hilum = centre + [14 + side * 48, -34, 30]
+        for _ in range(12):
+            way = rng.normal(0, 1, 3) * [0.5, 1, 1] + [side * 0.8, 0, 0]
+            way *= rng.uniform(45, 75) / np.linalg.norm(way)
+            path = np.stack([hilum, hilum + way / 2 + rng.normal(0, 6, 3), hilum + way])
+            vessel = Tube(path, np.array([4.5, 3, 1.5]), pieces=5)
+            layers.append(Layer(Within(vessel, body.cavity(-3)), ((0, value),)))
+    return layers

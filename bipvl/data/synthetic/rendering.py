@@ -1,0 +1,149 @@
+"""Paint a scene of implicit shapes onto a voxel grid: intensities with partial volume, and labels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+from scipy import ndimage
+
+from bipvl.data.synthetic.shapes import Ripples, Shape
+
+SLAB_VOXELS = 2_000_000  # bounds the memory that one slab of a clinical volume takes
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One structure, painted over the ones before it.
+
+    `coats` are (depth in mm, intensity) from the surface inwards; `code` is the label that its voxels take
+    (None: they keep what they have); `grain` is the standard deviation of its own texture. `wall` (mm,
+    intensity) is laid around it and clears the labels there, so that hollow neighbours stay apart.
+    """
+
+    shape: Shape
+    coats: tuple[tuple[float, float], ...]
+    code: int | None = None
+    grain: float = 0.0
+    wall: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Warp:
+    """The smooth bending that sets one patient apart from another (mm, one field an axis)."""
+
+    fields: tuple[Ripples, Ripples, Ripples]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, height: float, lengths: tuple[float, float]) -> "Warp":
+        x, y, z = (Ripples.draw(rng, height, lengths, count=3) for _ in range(3))
+        return cls((x, y, z))
+
+    @property
+    def reach(self) -> float:
+        return max(part.reach for part in self.fields)
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        return points + np.stack([part(points) for part in self.fields])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A patient: layers in the patient's own axes (mm), what surrounds them, and how they lie in the scanner.
+
+    `pose` (4 x 4) takes the patient's axes to scanner (RAS+ world) coordinates.
+    """
+
+    layers: tuple[Layer, ...]
+    background: float
+    pose: np.ndarray
+    warp: Warp
+    grain_seed: int = 0
+    grain_mm: float = 3.0
+    lattice: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        noise = np.random.default_rng(self.grain_seed).standard_normal((48, 48, 48), dtype=np.float32)
+        noise = ndimage.gaussian_filter(noise, 0.8, mode="wrap")
+        object.__setattr__(self, "lattice", noise / noise.std())
+
+    def grain(self, points: np.ndarray) -> np.ndarray:
+        """Texture of unit variance at points (3 x ..., mm)."""
+        return ndimage.map_coordinates(self.lattice, points / self.grain_mm, order=1, mode="grid-wrap")
+
+
+def render(scene: Scene, affine: np.ndarray, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Paint `scene` on the grid of `size` voxels that `affine` places in the scanner.
+
+    Returns the image (float32, x y z) and the label (int16): a voxel has the label of what its centre lies
+    in, and an intensity mixed from what its extent covers.
+    """
+    image = np.full(size, scene.background, np.float32)
+    label = np.zeros(size, np.int16)
+    to_patient = np.linalg.inv(scene.pose) @ affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    blur = float(np.sqrt(np.mean(spacing**2)))
+    for start, stop in slabs(size):
+        points = scene.warp(voxel_points(to_patient, size, start, stop))
+        for layer in scene.layers:
+            pad = scene.warp.reach + blur + (layer.wall[0] if layer.wall else 0)
+            box = _box(layer.shape.bounds, to_patient, pad, size, start, stop)
+            if box is None:
+                continue
+            inner = (*box[:2], slice(box[2].start - start, box[2].stop - start))
+            _paint(layer, scene, points[(slice(None), *inner)], image[box], label[box], blur)
+    return image, label
+
+
+def _paint(
+    layer: Layer, scene: Scene, points: np.ndarray, image: np.ndarray, label: np.ndarray, blur: float
+) -> None:
+    distance = layer.shape(points)
+    coats = layer.coats
+    if layer.wall is not None:
+        label[distance < layer.wall[0]] = 0
+        coats = ((-layer.wall[0], layer.wall[1]), *coats)
+    if layer.code is not None:
+        label[distance < 0] = layer.code
+    near = distance < -coats[0][0] + blur / 2  # most of the box lies outside: leave it alone
+    distance, mixed = distance[near], image[near]
+    grain = layer.grain * scene.grain(points[:, near]) if layer.grain else 0.0
+    for depth, value in coats:
+        cover = np.clip(0.5 - (distance + np.float32(depth)) / np.float32(blur), 0, 1)
+        mixed += cover * (np.float32(value) + grain - mixed)
+    image[near] = mixed
+
+
+def slabs(size: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
+    thick = max(1, SLAB_VOXELS // (size[0] * size[1]))
+    for start in range(0, size[2], thick):
+        yield start, min(start + thick, size[2])
+
+
+def voxel_points(affine: np.ndarray, size: tuple[int, int, int], start: int, stop: int) -> np.ndarray:
+    axes = (np.arange(size[0]), np.arange(size[1]), np.arange(start, stop))
+    i, j, k = np.meshgrid(*axes, indexing="ij", sparse=True)
+    rows = affine[:3].astype(np.float32)
+    return np.stack(
+        [
+            row[0] * i.astype(np.float32)
+            + row[1] * j.astype(np.float32)
+            + row[2] * k.astype(np.float32)
+            + row[3]
+            for row in rows
+        ]
+    )
+
+
+def _box(
+    bounds: np.ndarray, to_patient: np.ndarray, pad: float, size: tuple[int, int, int], start: int, stop: int
+) -> tuple[slice, slice, slice] | None:
+    """The voxels of the slab that a shape within `bounds` (patient mm) can touch."""
+    bounds = np.clip(bounds + np.array([[-pad], [pad]]), -2000, 2000)
+    corners = np.array(list(product(*bounds.T)))
+    voxels = (corners - to_patient[:3, 3]) @ np.linalg.inv(to_patient[:3, :3]).T
+    low = np.maximum(np.floor(voxels.min(0)).astype(int), [0, 0, start])
+    high = np.minimum(np.ceil(voxels.max(0)).astype(int) + 1, [size[0], size[1], stop])
+    if (low >= high).any():
+        return None
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))

@@ -1,0 +1,108 @@
+"""How a patient gets into a file: the grid of voxels, the lie of the body, blur, noise and bias."""
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import axcodes2ornt, ornt_transform
+from scipy import ndimage
+
+from bipvl.data.synthetic.shapes import Ripples, turn
+
+ANY_AXES = (("RAS", 0.4), ("LPS", 0.2), ("LAS", 0.2), ("PSR", 0.1), ("LIP", 0.1))
+AXIAL = (("RAS", 0.4), ("LPS", 0.3), ("LAS", 0.3))
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """A voxel grid in scanner (RAS+ world) millimetres, and how its volume is stored.
+
+    `affine` (4 x 4) and `size` are those of the grid with axes to the right, front and head;
+    `orientation` is the axis code of the file; `pose` (4 x 4) takes patient axes to the scanner's.
+    """
+
+    affine: np.ndarray
+    size: tuple[int, int, int]
+    orientation: str
+    pose: np.ndarray
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        *,
+        size: tuple[int, int, int],
+        extent: tuple[float, float, float],
+        centre: tuple[float, float, float],
+        shift: float,
+        degrees: float,
+        thick: float = 0.0,
+        orientations: tuple[tuple[str, float], ...] = ANY_AXES,
+    ) -> "Acquisition":
+        """A grid over about `extent` mm around the patient's point `centre`.
+
+        The patient lies `shift` mm and `degrees` off at most; with the chance `thick` slices are half as
+        many and twice as thick.
+        """
+        if rng.random() < thick:
+            size = (size[0], size[1], max(1, size[2] // 2))
+        spacing = np.asarray(extent) * rng.uniform(0.95, 1.05, 3) / size
+        names, chances = zip(*orientations, strict=True)
+        isocentre = rng.uniform(-60, 60, 3)
+        affine = np.diag([*spacing, 1.0])
+        affine[:3, 3] = isocentre - spacing * (np.asarray(size) - 1) / 2
+        pose = np.eye(4)
+        pose[:3, :3] = turn(tuple(rng.uniform(-degrees, degrees, 3)))
+        pose[:3, 3] = isocentre + rng.uniform(-shift, shift, 3) - pose[:3, :3] @ centre
+        return cls(affine.round(6), size, str(rng.choice(names, p=chances)), pose)
+
+    def stored(self, volume: np.ndarray) -> nib.Nifti1Image:
+        """The volume (x y z, or x y z channels) as a NIfTI in the file's own axis order."""
+        image = nib.Nifti1Image(volume, self.affine)
+        image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(self.orientation)))
+        image.set_sform(image.affine, code=1)
+        image.set_qform(image.affine, code=1)
+        image.header.set_xyzt_units("mm")
+        return image
+
+
+def noise(rng: np.random.Generator, size: tuple[int, ...], sigma: float, blur: float = 0.5) -> np.ndarray:
+    """Gaussian noise of standard deviation `sigma`, smoothed over `blur` voxels as reconstruction does."""
+    field = rng.standard_normal(size, dtype=np.float32)
+    if blur:
+        ndimage.gaussian_filter(field, blur, output=field)
+        field /= field.std()
+    field *= np.float32(sigma)
+    return field
+
+
+def ct(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur and noise of a CT scanner: HU float32 to int16."""
+    ndimage.gaussian_filter(image, 0.4, output=image)
+    image += noise(rng, image.shape, rng.uniform(8, 14))
+    np.clip(image, -1024, 3071, out=image)
+    return np.rint(image, out=image).astype(np.int16)
+
+
+def mr(image: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur, coil bias and Rician noise of an MR scanner: float32 to int16, not below 0."""
+    ndimage.gaussian_filter(image, 0.4, output=image)
+    bias = Ripples.draw(rng, rng.uniform(0.15, 0.35), (250, 500), count=3)
+    sigma = rng.uniform(10, 18)
+    gain = rng.uniform(0.6, 1.6)
+    for k in range(image.shape[2]):
+        image[:, :, k] *= bias_factor(bias, affine, image.shape[:2], k)
+    image += noise(rng, image.shape, sigma)
+    image *= image
+    image += noise(rng, image.shape, sigma) ** 2
+    np.sqrt(image, out=image)
+    image *= np.float32(gain)
+    return np.rint(image, out=image).astype(np.int16)
+
+
+def bias_factor(bias: Ripples, affine: np.ndarray, plane: tuple[int, ...], k: int) -> np.ndarray:
+    """The coil's gain in slice `k` (x y)."""
+    spacing = np.diag(affine)[:3].astype(np.float32)
+    i, j = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in plane), indexing="ij")
+    points = np.stack([i * spacing[0], j * spacing[1], np.full_like(i, k * spacing[2])])
+    return np.exp(bias(points))

@@ -1,0 +1,208 @@
+"""The body around the organs, of chest and abdomen alike: skin, fat, muscle, spine, ribs, pelvis, lungs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bipvl.data.synthetic.rendering import Layer
+from bipvl.data.synthetic.shapes import (
+    Below,
+    Ellipsoid,
+    Grown,
+    HalfSpace,
+    Minus,
+    Shape,
+    Stacked,
+    Trunk,
+    Tube,
+    Union,
+    Within,
+)
+
+VERTEBRA_MM = 32.0
+SPINE_Y = -58.0
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """Intensities of what the trunk is made of (HU on CT, arbitrary units on MR)."""
+
+    air: float
+    lung: float
+    fat: float
+    skin: float
+    muscle: float
+    cortex: float
+    marrow: float
+    disc: float
+    fluid: float
+
+
+CT = Tissues(air=-1000, lung=-850, fat=-105, skin=5, muscle=55, cortex=480, marrow=190, disc=85, fluid=15)
+MR = Tissues(air=0, lung=18, fat=330, skin=120, muscle=110, cortex=25, marrow=230, disc=160, fluid=420)
+
+
+@dataclass(frozen=True)
+class Body:
+    """One patient's build (mm)."""
+
+    girth: float  # times the average half-widths
+    fat: float  # thickness of the fat under the skin
+    muscle: float  # thickness of the muscles of the wall
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Body":
+        lean = rng.uniform(0, 1)
+        return cls(
+            girth=0.9 + 0.18 * lean + rng.uniform(-0.02, 0.02),
+            fat=5 + 22 * lean * rng.uniform(0.6, 1),
+            muscle=rng.uniform(8, 14),
+        )
+
+    def surface(self, margin: float = 0.0) -> Trunk:
+        """The skin grown by `margin`: narrow at the waist, wide at the hips."""
+        return Trunk(
+            levels=(-260, -180, -110, -40, 40, 120, 240),
+            half_x=tuple(self.girth * v + self.fat + margin for v in (146, 152, 146, 136, 140, 142, 150)),
+            half_y=tuple(self.girth * v + self.fat + margin for v in (92, 100, 96, 92, 97, 102, 102)),
+        )
+
+    def cavity(self, margin: float = 0.0) -> Trunk:
+        """Belly and chest inside the wall; the back wall is thick, the pelvis narrow."""
+        inner = margin - self.muscle
+        return Trunk(
+            levels=(-260, -180, -110, -40, 40, 120, 240),
+            half_x=tuple(self.girth * v + inner for v in (60, 84, 122, 134, 137, 139, 140)),
+            half_y=tuple(self.girth * v + inner for v in (50, 66, 78, 79, 84, 90, 92)),
+            centre_y=11.0,
+        )
+
+
+def wall(body: Body, tissue: Tissues) -> list[Layer]:
+    """Skin, the fat under it, the muscles, and the fat that fills the cavity."""
+    back = Union(
+        tuple(
+            Within(
+                Ellipsoid((side * 36, SPINE_Y - 24, 0), (30, 20, 2000)),
+                body.surface(-body.fat - 4),
+                blend=8,
+            )
+            for side in (-1, 1)
+        )
+    )
+    return [
+        Layer(body.surface(), ((0, tissue.skin), (2.5, tissue.fat), (body.fat, tissue.muscle)), 0, grain=6),
+        Layer(body.cavity(), ((0, tissue.fat),), grain=8),
+        Layer(back, ((0, tissue.muscle),), grain=8),
+    ]
+
+
+def psoas(tissue: Tissues) -> list[Layer]:
+    """The muscles on both sides of the lumbar spine, thickening downwards and running forward to the hip."""
+    path = np.array([[30, SPINE_Y + 4, 20], [40, SPINE_Y + 10, -50], [58, -38, -120], [72, -8, -190]])
+    radii = np.array([9, 20, 22, 18])
+    return [
+        Layer(Tube(path * [side, 1, 1], radii, pieces=10), ((0, tissue.muscle),), grain=8) for side in (-1, 1)
+    ]
+
+
+def spine(body: Body, tissue: Tissues, phase: float, low: float = -105.0) -> list[Layer]:
+    """Vertebrae with discs between them, the canal, and the processes, from level `low` upwards."""
+    half = VERTEBRA_MM / 2
+    column = Within(Ellipsoid((0, SPINE_Y, 0), (24, 18, 4000)), HalfSpace((0, 0, low), (0, 0, -1)), blend=4)
+    disk = Within(
+        Within(Ellipsoid((0, SPINE_Y, 0), (25, 19, 90)), HalfSpace((0, 0, half - 4.5), (0, 0, 1)), blend=6),
+        HalfSpace((0, 0, 4.5 - half), (0, 0, -1)),
+        blend=6,
+    )
+    arch = Union(
+        (
+            Ellipsoid((0, SPINE_Y - 30, 0), (17, 13, 12)),
+            Ellipsoid((0, SPINE_Y - 50, -5), (4, 18, 9), (-15, 0, 0)),
+            Ellipsoid((0, SPINE_Y - 27, 1), (42, 5, 6)),
+            Ellipsoid((-12, SPINE_Y - 20, 3), (5, 9, 7)),
+            Ellipsoid((12, SPINE_Y - 20, 3), (5, 9, 7)),
+        ),
+        blend=6,
+    )
+    arches = Stacked(arch, VERTEBRA_MM, phase, low, 1000)
+    canal = Within(
+        Ellipsoid((0, SPINE_Y - 27, 0), (10, 8, 4000)), HalfSpace((0, 0, low), (0, 0, -1)), blend=0
+    )
+    bone = ((0, tissue.cortex), (3, tissue.marrow))
+    return [
+        Layer(column, ((0, tissue.disc),), grain=6),
+        Layer(Within(arches, body.surface(-body.fat - 2), blend=4), bone, grain=15),
+        Layer(Stacked(disk, VERTEBRA_MM, phase, low, 1000), bone, grain=15),
+        Layer(canal, ((0, tissue.fluid), (3, tissue.muscle))),
+    ]
+
+
+def pelvis(tissue: Tissues) -> list[Layer]:
+    """Sacrum, the iliac wings, hips and the pubic bones."""
+    bone = ((0, tissue.cortex), (4, tissue.marrow))
+    sacrum = Ellipsoid((0, -76, -140), (44, 15, 44), (-22, 0, 0))
+    parts: list[Shape] = [sacrum]
+    for side in (-1, 1):
+        shell = Minus(
+            Ellipsoid((side * 44, -14, -110), (76, 74, 82)),
+            Ellipsoid((side * 36, -6, -104), (72, 70, 80)),
+            blend=6,
+        )
+        wing = Within(
+            Within(shell, Ellipsoid((side * 92, -36, -122), (48, 66, 56), (0, side * 20, 0)), blend=8),
+            HalfSpace((0, 20, 0), (0, 1, 0)),
+            blend=8,
+        )
+        ramus = np.array([[76, -6, -184], [48, 26, -190], [10, 46, -206]]) * [side, 1, 1]
+        parts += [
+            wing,
+            Ellipsoid((side * 86, -10, -190), (26, 26, 26)),
+            Tube(ramus, np.array([11, 9, 9]), pieces=6),
+        ]
+    return [Layer(part, bone, grain=15) for part in parts]
+
+
+@dataclass(frozen=True)
+class Ribs:
+    """Ribs that slope down from the spine round the chest wall, above the costal margin."""
+
+    body: Body
+    phase: float
+    low: float
+    pitch: float = VERTEBRA_MM
+
+    @property
+    def bounds(self) -> np.ndarray:
+        box = self.body.cavity(20).bounds.copy()
+        box[0, 2] = self.low - 60
+        return box
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        # A rib in the wall is a band: `depth` is measured across the wall, `rise` along it.
+        depth = self.body.cavity(2.0)(points) - np.float32(self.body.muscle / 2)
+        front = (points[1] - np.float32(SPINE_Y)) / np.float32(150)
+        level = points[2] + np.float32(70) * front
+        rise = np.mod(level - np.float32(self.phase), np.float32(self.pitch)) - np.float32(self.pitch / 2)
+        band = np.sqrt((depth / 4.0) ** 2 + (rise / 7.0) ** 2)
+        margin = np.float32(self.low) + np.float32(75) * np.maximum(front, 0) - points[2]
+        return np.maximum((band - 1) * np.float32(5.0), margin)
+
+
+def dome(top: float, tilt: float = 14.0) -> Below:
+    """What lies under the diaphragm: two domes, the right one `tilt` mm higher, falling to the wall."""
+
+    def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        behind = 0.9 * ((y - 8) / 9.8) ** 2
+        right = top - 0.9 * ((x - 70) / 7.6) ** 2 - behind
+        left = top - tilt - 0.9 * ((x + 72) / 7.6) ** 2 - behind
+        middle = top - 28 - (x / 14) ** 2 - behind
+        return np.maximum(np.maximum(right, left), middle)
+
+    return Below(height)
+
+
+def lungs(body: Body, under: Below, tissue: Tissues, middle: Shape) -> list[Layer]:
+    """Both lungs: the chest above the diaphragm less the mediastinum `middle`."""
+    chest = Minus(body.cavity(-3), Grown(under, 2.0), blend=5)
+    return [Layer(Minus(chest, middle, blend=8), ((0, tissue.lung),), grain=14)]

@@ -1,0 +1,139 @@
+"""The objective of BiPVL-Seg (paper, objective): pure functions and one weighting module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TEMPERATURE = 0.2
+NOISE = 0.01
+HARD_NEGATIVES = 3
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, *, overlapping: bool) -> Tensor:
+    """Dice + cross-entropy for one label a voxel, Dice (squared) + BCE for overlapping labels.
+
+    Args:
+        logits: B × C × H × W × D.
+        target: B × 1 × H × W × D class index, or B × C × H × W × D binary where ``overlapping``.
+    """
+    from monai.losses import DiceCELoss, DiceLoss
+
+    if overlapping:
+        target = target.to(logits.dtype)
+        dice = DiceLoss(sigmoid=True, squared_pred=True)(logits, target)
+        return dice + F.binary_cross_entropy_with_logits(logits, target)
+    return DiceCELoss(softmax=True, to_onehot_y=True)(logits, target)
+
+
+def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
+    """Cross-entropy of E (B × C × g³) with the arg-max class of the decoder's logits on the g³ grid.
+
+    No gradient flows into the decoder: its logits are the target.
+    """
+    grid = round(class_logits.shape[-1] ** (1 / 3))
+    target = F.interpolate(logits.detach(), size=(grid,) * 3, mode="trilinear", align_corners=False)
+    return F.cross_entropy(class_logits, target.argmax(1).flatten(1))
+
+
+def info_nce(similarity: Tensor) -> Tensor:
+    """Symmetric InfoNCE of B × N × N similarities (already divided by the temperature), matches on the diagonal."""
+    rows = similarity.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
+    columns = similarity.log_softmax(-2).diagonal(dim1=-2, dim2=-1)
+    return -(rows.mean() + columns.mean()) / 2
+
+
+def hard_negative_nce(similarity: Tensor, hard: int = HARD_NEGATIVES) -> Tensor:
+    """Symmetric InfoNCE against the ``hard`` most similar wrong classes only; all of them where fewer exist.
+
+    −log( e^{s_cc} / (e^{s_cc} + Σ_{j ∈ hard(c)} e^{s_cj}) ), mean over classes, both directions.
+    """
+    return (_hard_rows(similarity, hard) + _hard_rows(similarity.transpose(-2, -1), hard)) / 2
+
+
+def _hard_rows(similarity: Tensor, hard: int) -> Tensor:
+    classes = similarity.shape[-1]
+    positive = similarity.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # ... × N × 1
+    diagonal = torch.eye(classes, dtype=torch.bool, device=similarity.device)
+    wrong = similarity.masked_fill(diagonal, -torch.inf)
+    negatives = wrong.topk(min(hard, classes - 1), dim=-1).values
+    return (torch.cat([positive, negatives], -1).logsumexp(-1, keepdim=True) - positive).mean()
+
+
+def unit(x: Tensor, noise: float) -> Tensor:
+    """Length 1 along the last axis, after Gaussian noise of standard deviation ``noise``."""
+    return F.normalize(x + noise * torch.randn_like(x) if noise else x, dim=-1)
+
+
+def global_alignment_loss(visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
+    """Class level: each class's texts, weighted by how well they match its image, against all classes.
+
+    Args:
+        visual: B × N × D, unit length.
+        text: B × N × (K + 1) × D, unit length.
+        temperature: of all similarities, the weights' softmax over the concepts included.
+    """
+    match = torch.einsum("bnkd,bnd->bnk", text, visual)
+    weight = (match / temperature).softmax(-1)
+    summary = F.normalize(torch.einsum("bnk,bnkd->bnd", weight, text), dim=-1)
+    return info_nce(summary @ visual.transpose(-2, -1) / temperature)
+
+
+def local_alignment_loss(
+    visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE, hard: int = HARD_NEGATIVES
+) -> Tensor:
+    """Concept level: each of the K + 1 texts against its hard negatives, mean over the texts.
+
+    ``visual`` B × N × D and ``text`` B × N × (K + 1) × D, unit length.
+    """
+    similarity = torch.einsum("bnkd,bmd->bknm", text, visual) / temperature
+    return hard_negative_nce(similarity, hard)
+
+
+class UncertaintyWeighting(nn.Module):
+    """Σ Lᵢ / (2 exp sᵢ) + sᵢ / 2 with learnt sᵢ = log σᵢ², start 0 (Kendall et al. 2018).
+
+    Each sᵢ settles at log Lᵢ. Keep the sᵢ out of weight decay.
+    """
+
+    def __init__(self, *, terms: tuple[str, ...]) -> None:
+        super().__init__()
+        self.log_variance = nn.ParameterDict({term: nn.Parameter(torch.zeros(())) for term in terms})
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Named scalar terms → their weighted sum."""
+        return sum(losses[term] / (2 * s.exp()) + s / 2 for term, s in self.log_variance.items())
+
+
+class Objective(nn.Module):
+    """The loss of a variant: its terms, weighted by uncertainty where there are several.
+
+    Args:
+        terms: of "segmentation", "class_embedding" and "alignment".
+        overlapping: whether labels are binary channels rather than one class index a voxel.
+    """
+
+    def __init__(self, *, terms: tuple[str, ...], overlapping: bool) -> None:
+        super().__init__()
+        self.terms, self.overlapping = terms, overlapping
+        self.weighting = UncertaintyWeighting(terms=terms) if len(terms) > 1 else None
+
+    @property
+    def log_variances(self) -> Mapping[str, Tensor]:
+        """The learnt sᵢ by term; none where nothing is weighted."""
+        return self.weighting.log_variance if self.weighting else {}
+
+    def forward(self, output: Any, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A network's output (logits, or an output that has them) and target → total, named terms."""
+        logits = output if isinstance(output, Tensor) else output.logits
+        losses = {"segmentation": segmentation_loss(logits, target, overlapping=self.overlapping)}
+        if "class_embedding" in self.terms:
+            losses["class_embedding"] = class_embedding_loss(output.class_logits, logits)
+        if "alignment" in self.terms:
+            visual, text = unit(output.visual, NOISE), unit(output.text, NOISE)
+            losses["global_alignment"] = global_alignment_loss(visual, text)
+            losses["local_alignment"] = local_alignment_loss(visual, text)
+            losses["alignment"] = losses["global_alignment"] + losses["local_alignment"]
+        return self.weighting(losses) if self.weighting else losses["segmentation"], losses

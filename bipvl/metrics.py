@@ -1,0 +1,69 @@
+"""Dice, HD95 and surface Dice of one case, per class, with stated rules for empty masks (MONAI's metrics)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from torch import Tensor
+
+from bipvl.data.spec import DatasetSpec
+
+
+@dataclass(frozen=True)
+class Score:
+    """One value; ``flag`` is "miss" (in the truth alone) or "false_positive" (in the prediction alone)."""
+
+    class_name: str
+    metric: str
+    value: float
+    flag: str = ""
+
+
+def class_masks(labels: Tensor, spec: DatasetSpec) -> Tensor:
+    """Labels as in training (1 or N × H × W × D) → binary N × H × W × D."""
+    if spec.overlapping:
+        return labels > 0
+    return torch.cat([labels == c for c in range(1, spec.out_channels)])
+
+
+def dice_scores(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Dice of N masks, N × H × W × D each; NaN for a class in neither, 0 for one in a single mask."""
+    dice = compute_dice(prediction[None].float(), truth[None].float(), ignore_empty=False)[0]
+    absent = ~(prediction.flatten(1).any(1) | truth.flatten(1).any(1))
+    return dice.masked_fill(absent, torch.nan)
+
+
+def score_case(labels: Tensor, truth: Tensor, spec: DatasetSpec, spacing: Sequence[float]) -> Iterator[Score]:
+    """Dice, HD95 (mm) and surface Dice (at ``spec.nsd_tolerance`` mm) of every class present in either mask.
+
+    A class in one mask alone: Dice 0, surface Dice 0, HD95 the volume's diagonal, flagged.
+
+    Args:
+        labels, truth: as in training, 1 or N × H × W × D, on one grid.
+        spacing: of that grid, mm.
+    """
+    predicted, true = class_masks(labels, spec), class_masks(truth, spec)
+    diagonal = sum((n * s) ** 2 for n, s in zip(truth.shape[1:], spacing, strict=True)) ** 0.5
+    for c, dice in zip(spec.classes, dice_scores(predicted, true), strict=True):
+        row = spec.classes.index(c)
+        here, there = bool(predicted[row].any()), bool(true[row].any())
+        if here and there:
+            surface = _surface(predicted[row], true[row], spec.nsd_tolerance, spacing)
+            values, flag = {"dice": float(dice), **surface}, ""
+        elif here or there:
+            values = {"dice": 0.0, "hd95_mm": diagonal, "nsd": 0.0}
+            flag = "miss" if there else "false_positive"
+        else:
+            continue
+        for metric, value in values.items():
+            yield Score(c.name, metric, value, flag)
+
+
+def _surface(predicted: Tensor, true: Tensor, tolerance: float, spacing: Sequence[float]) -> dict[str, float]:
+    """HD95 and surface Dice of two masks that both hold something, each H × W × D."""
+    pair = (predicted[None, None].float(), true[None, None].float())
+    options = {"include_background": True, "spacing": list(spacing)}
+    hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
+    nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], **options)
+    return {"hd95_mm": float(hd95), "nsd": float(nsd)}

@@ -1,0 +1,109 @@
+"""The bidirectional fusion block (paper, figure b): text and image tokens attend to each other."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose inner width may be smaller than its input (width // downsample)."""
+
+    def __init__(self, *, dim: int, heads: int, downsample: int = 1) -> None:
+        super().__init__()
+        inner = dim // downsample
+        self.heads = math.gcd(heads, inner)  # widths below the paper's carry fewer heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """B × Q × c, B × K × c, B × K × c → B × Q × c; the Q × K matrix is never held in memory."""
+        q, k, v = (
+            self._split(self.q_proj(query)),
+            self._split(self.k_proj(key)),
+            self._split(self.v_proj(value)),
+        )
+        out = F.scaled_dot_product_attention(q, k, v)  # B × heads × Q × inner/heads
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class TwoWayLayer(nn.Module):
+    """One layer of the block: text self-attention, text → image, text MLP, image → text, image MLP."""
+
+    def __init__(self, *, dim: int, heads: int, mlp_width: int, first_residual: bool) -> None:
+        super().__init__()
+        self.first_residual = first_residual
+        self.text_self = Attention(dim=dim, heads=heads)
+        self.text_to_image = Attention(dim=dim, heads=heads, downsample=2)
+        self.image_to_text = Attention(dim=dim, heads=heads, downsample=2)
+        self.text_mlp = _mlp(dim, mlp_width)
+        self.image_mlp = _mlp(dim, mlp_width)
+        self.text_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+
+    def forward(self, text: Tensor, image: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Text B × T × c, image B × P × c, positional prompt B × T × c → text, image."""
+        q, k = text, image
+        if self.first_residual:
+            q = self.text_norms[0](q + self.text_self(q + prompt, q + prompt, q))
+        else:
+            q = self.text_norms[0](self.text_self(q, q, q))
+        q = self.text_norms[1](q + self.text_to_image(q + prompt, k, k))
+        q = self.text_norms[2](q + self.text_mlp(q))
+        k = self.image_norms[0](k + self.image_to_text(k, q + prompt, q))
+        k = self.image_norms[1](k + self.image_mlp(k))
+        return q, k
+
+
+class BiFusion(nn.Module):
+    """Bidirectional fusion of B × P × c image tokens with B × T × d text tokens; both come back in place.
+
+    ``residual`` (the paper's figure) adds the block's input to its output on both sides and to the first
+    text self-attention; without it (the released code) the block erases what the text said.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_dim: int,
+        text_dim: int,
+        layers: int = 2,
+        heads: int = 8,
+        mlp_width: int = 2048,
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        same = image_dim == text_dim
+        self.text_in = nn.Identity() if same else nn.Linear(text_dim, image_dim)
+        self.text_out = nn.Identity() if same else nn.Linear(image_dim, text_dim)
+        self.layers = nn.ModuleList(
+            TwoWayLayer(dim=image_dim, heads=heads, mlp_width=mlp_width, first_residual=residual or i > 0)
+            for i in range(layers)
+        )
+        self.final = Attention(dim=image_dim, heads=heads, downsample=2)
+        self.final_norm = nn.LayerNorm(image_dim)
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Image B × P × c, text B × T × d → the same shapes, each having seen the other."""
+        prompt = self.text_in(F.normalize(text, dim=-1))  # B × T × c
+        q, k = prompt, image
+        for layer in self.layers:
+            q, k = layer(q, k, prompt)
+        q = self.text_out(self.final_norm(q + self.final(q + prompt, k, k)))
+        return (image + k, text + q) if self.residual else (k, q)
+
+
+def _mlp(dim: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, dim))
+
+
+def fuse_volume(block: BiFusion, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """``block`` on a feature volume B × c × h × w × d and text B × T × d."""
+    tokens, text = block(x.flatten(2).transpose(1, 2), text)
+    return tokens.transpose(1, 2).reshape_as(x), text

@@ -1,0 +1,220 @@
+"""BiPVL-Seg: vision and text stages that exchange information at every stage (paper, network)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .bifusion import BiFusion, fuse_volume
+from .text import PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
+from .vision import SwinEncoder, UnetrDecoder, channel_norm
+
+Prompts = Sequence[Sequence[str]]
+"""N classes, each its K + 1 short texts: the title, then every concept with its name."""
+
+GRID = 3
+"""The bottleneck is pooled to GRID³ positions, what a 96³ crop has, so that any crop size works."""
+
+
+@dataclass(frozen=True)
+class TextState:
+    """Text before the first fusion: token states N × L × d. The same for every image, so computed once."""
+
+    hidden: Tensor
+    tokens: PromptTokens
+
+
+@dataclass(frozen=True)
+class BiPVLOutput:
+    """What training needs.
+
+    ``logits`` B × C × H × W × D; ``class_logits`` B × C × 27 (class-specific embeddings E);
+    ``visual`` B × N × 128 and ``text`` B × N × (K + 1) × 128 in the shared space, not normalised.
+    """
+
+    logits: Tensor
+    class_logits: Tensor
+    visual: Tensor
+    text: Tensor
+
+
+class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
+    """Segmentation of a volume under the guidance of one prompt a class.
+
+    Args:
+        in_channels: image channels M.
+        num_classes: foreground classes N, one prompt each.
+        background: whether the logits have a background channel before the classes (softmax sets).
+        text_config: transformers config of the text encoder, as a dict (see :meth:`create`).
+        feature_size, depths, num_heads, window_size, v2: as in MONAI's SwinUNETR; 1 to 4 stages.
+        fusion_layers, fusion_heads, fusion_width: layers, heads and MLP width of each BiFusion.
+        frozen_stages: text stages kept at their pretrained weights, from the lowest up; those below the
+            first fusion see no image, so freezing them lets a training compute them once.
+
+    Example:
+        >>> model = BiPVLSeg.create(text="minilm", in_channels=1, num_classes=2)  # doctest: +SKIP
+        >>> model.predict(volume, [["Liver in a CT image", ...], ["Spleen ...", ...]])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        text_config: dict[str, Any],
+        background: bool = True,
+        feature_size: int = 48,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        v2: bool = True,
+        fusion_layers: int = 2,
+        fusion_heads: int = 8,
+        fusion_width: int = 2048,
+        shared_dim: int = 128,
+        frozen_stages: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.out_channels = num_classes + int(background)
+        self.tokenizer: Any = None
+        self.vision = SwinEncoder(
+            in_channels=in_channels,
+            feature_size=feature_size,
+            depths=depths,
+            num_heads=num_heads,
+            window_size=window_size,
+            v2=v2,
+        )
+        channels = self.vision.channels
+        self.text = TextEncoder(config=text_config, num_stages=self.vision.num_stages)
+        self.fusions = nn.ModuleList(
+            BiFusion(
+                image_dim=c,
+                text_dim=self.text.dim,
+                layers=fusion_layers,
+                heads=fusion_heads,
+                mlp_width=fusion_width,
+            )
+            for c in channels[1:]
+        )
+        self.decoder = UnetrDecoder(
+            in_channels=in_channels, out_channels=self.out_channels, channels=channels
+        )
+        self.class_head = nn.Sequential(
+            nn.Linear(channels[-1], channels[-1]), nn.ReLU(), nn.Linear(channels[-1], self.out_channels)
+        )
+        self.visual_projection = nn.Linear(GRID**3, shared_dim)
+        self.text_projection = nn.Linear(self.text.dim, shared_dim)
+        self.text_is_static = frozen_stages >= 2  # nothing below the first fusion is trained
+        self._freeze(frozen_stages)
+
+    @classmethod
+    def create(cls, *, text: str, **arguments: Any) -> Self:
+        """A new model around a pretrained text encoder: ``minilm`` (offline), a folder, or a hub id."""
+        backbone = load_backbone(text)
+        model = cls(text_config=backbone.config.to_dict(), **arguments)
+        model.text.load_backbone(backbone)
+        model.tokenizer = load_tokenizer(text)
+        return model
+
+    def forward(self, volume: Tensor, prompts: Prompts | PromptTokens | TextState) -> BiPVLOutput:
+        """Volume B × M × H × W × D and the prompts → all that the objective needs."""
+        state = self.encode_prompts(prompts)
+        features, hidden = self._fuse(volume, state)
+        class_logits = self._class_embeddings(features[-1])  # B × C × 27
+        concepts = self._pool_segments(hidden, state.tokens)  # B × N × (K + 1) × d
+        return BiPVLOutput(
+            logits=self.decoder(volume, features),
+            class_logits=class_logits,
+            visual=self.visual_projection(class_logits[:, -self.num_classes :]),
+            text=self.text_projection(concepts),
+        )
+
+    def predict(self, volume: Tensor, prompts: Prompts | PromptTokens | TextState) -> Tensor:
+        """Logits B × C × H × W × D alone: no class embeddings, no alignment, for inference."""
+        features, _ = self._fuse(volume, self.encode_prompts(prompts))
+        return self.decoder(volume, features)
+
+    def encode_prompts(self, prompts: Prompts | PromptTokens | TextState) -> TextState:
+        """Tokenise, and run the text stages that see no image; do it once and pass the result around."""
+        if isinstance(prompts, TextState):
+            return prompts
+        tokens = prompts if isinstance(prompts, PromptTokens) else self._tokenize(prompts)
+        if len(tokens.ids) != self.num_classes:
+            raise ValueError(f"{len(tokens.ids)} prompts for {self.num_classes} classes; give one a class")
+        tokens = tokens.to(self.text_projection.weight.device)
+        hidden = self.text.stage(1, self.text.begin(tokens), tokens.mask)
+        return TextState(hidden=hidden, tokens=tokens)
+
+    def static_prompts(self, prompts: Prompts) -> PromptTokens | TextState:
+        """The prompts as far ahead as a whole training can share them: tokens, or frozen text states."""
+        tokens = self._tokenize(prompts).to(self.text_projection.weight.device)
+        if not self.text_is_static:
+            return tokens
+        with torch.no_grad():
+            return self.train().encode_prompts(tokens)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but frozen text layers stay without dropout: they are a fixed function."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def _fuse(self, volume: Tensor, state: TextState) -> tuple[list[Tensor], Tensor]:
+        """Walk both encoders; returns fused features v₀ … v_S and token states B × N × L × d."""
+        tokens = state.tokens
+        hidden = state.hidden.expand(len(volume), -1, -1, -1)  # B × N × L × d
+        x = self.vision.embed(volume)
+        features = [channel_norm(x)]
+        x = self.vision.bridge(0, x)
+        for n, fusion in enumerate(self.fusions, start=1):
+            x = self.vision.bridge(n, self.vision.stage(n, x))
+            if n > 1:  # stage 1 is in the state already
+                mask = tokens.mask.repeat(len(volume), 1)
+                hidden = self.text.stage(n, hidden.flatten(0, 1), mask).view_as(hidden)
+            flat = hidden.flatten(1, 2)  # B × N·L × d
+            x, words = fuse_volume(fusion, x, flat.index_select(1, tokens.valid))  # padding takes no part
+            hidden = flat.index_copy(1, tokens.valid, words.to(flat.dtype)).view_as(hidden)
+            features.append(channel_norm(x))
+        return features, hidden
+
+    def _class_embeddings(self, bottleneck: Tensor) -> Tensor:
+        """Bottleneck features B × c × h × w × d → class-specific embeddings E, B × C × 27."""
+        positions = F.adaptive_avg_pool3d(bottleneck, GRID).flatten(2).transpose(1, 2)  # B × 27 × c
+        return self.class_head(positions).transpose(1, 2)
+
+    @staticmethod
+    def _pool_segments(hidden: Tensor, tokens: PromptTokens) -> Tensor:
+        """Mean token state of every text of every class: B × N × L × d → B × N × (K + 1) × d."""
+        number = torch.arange(tokens.texts, device=hidden.device)
+        member = (tokens.segment[:, None, :] == number[:, None]).to(hidden.dtype)  # N × (K + 1) × L
+        weight = member / member.sum(-1, keepdim=True).clamp(min=1)
+        return torch.einsum("bnld,nkl->bnkd", hidden, weight)
+
+    def _tokenize(self, prompts: Prompts) -> PromptTokens:
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer; set model.tokenizer or pass PromptTokens")
+        return tokenize(self.tokenizer, prompts, max_length=self.text.config.max_position_embeddings)
+
+    def _freeze(self, stages: int) -> None:
+        self._frozen = [self.text.embeddings, *self.text.stages[:stages]] if stages else []
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
+        model = super()._from_pretrained(model_id=model_id, **kwargs)
+        model.tokenizer = load_tokenizer(model_id)
+        return model

