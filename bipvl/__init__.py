@@ -1,0 +1,49 @@
+"""BiPVL-Seg: bidirectional progressive vision-language fusion for 3D medical image segmentation.
+
+>>> from bipvl import BiPVLSeg, Run, Segmenter  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bipvl.errors import BipvlError
+
+if TYPE_CHECKING:
+    from bipvl.data.spec import DatasetSpec, load_spec
+    from bipvl.infer import Segmenter
+    from bipvl.losses import Objective
+    from bipvl.model.bifusion import BiFusion
+    from bipvl.model.bipvlseg import BiPVLSeg
+    from bipvl.runs import Run
+
+__all__ = [
+    "BiFusion",
+    "BiPVLSeg",
+    "BipvlError",
+    "DatasetSpec",
+    "Objective",
+    "Run",
+    "Segmenter",
+    "load_spec",
+]
+
+# Imported when first asked for: torch and MONAI take many seconds, which `bipvl --help` need not wait for.
+_HOMES = {
+    "BiFusion": "bipvl.model.bifusion",
+    "BiPVLSeg": "bipvl.model.bipvlseg",
+    "DatasetSpec": "bipvl.data.spec",
+    "Objective": "bipvl.losses",
+    "Run": "bipvl.runs",
+    "Segmenter": "bipvl.infer",
+    "load_spec": "bipvl.data.spec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bipvl' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

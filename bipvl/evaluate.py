@@ -1,6 +1,6 @@
-"""Scores of a trained run on its test cases: ``metrics.csv`` and the predictions themselves."""
+"""Scores on the test cases, on the scan's own grid and on the working grid: ``metrics.csv``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +11,12 @@ from tqdm.auto import tqdm
 
 from bipvl.data.labels import decode, encode
 from bipvl.data.layouts import Case, list_cases
+from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import read_split
-from bipvl.data.transforms import load_native
+from bipvl.data.transforms import load_native, prepare_transform
 from bipvl.errors import BipvlError
 from bipvl.files import write_csv
-from bipvl.infer import Segmenter, save_labels, to_labels
+from bipvl.infer import Segmenter, save_labels, to_grid, to_labels
 from bipvl.metrics import score_case
 from bipvl.runs import Run
 
@@ -23,18 +24,22 @@ COLUMNS = ["case", "class", "metric", "grid", "value", "flag"]
 
 
 def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.DataFrame:
-    """Score the test cases on the scan's own grid and on the working grid; writes metrics.csv, predictions/.
+    """Score a trained run; writes metrics.csv and predictions/ (native codes on the scans' own grids).
 
     Raises:
         BipvlError: the run is not trained, or a test case cannot be read.
     """
     with run.recorded("evaluate"):
         segmenter = Segmenter(run=run)
-        title = f"{run.spec.name} · {run.variant.title} · test"
-        rows = []
-        for case in tqdm(test_cases(run, data_root), title, unit="case", disable=not progress):
-            rows += _score(segmenter, case, run.directory / "predictions" / f"{case.id}.nii.gz")
-        table = pd.DataFrame(rows, columns=COLUMNS)
+        table = score_cases(
+            test_cases(run, data_root),
+            run.spec,
+            run.config["spacing"],
+            segmenter.predict,
+            predictions=run.directory / "predictions",
+            title=f"{run.spec.name} · {run.variant.title} · test",
+            progress=progress,
+        )
         write_csv(run.directory / "metrics.csv", table)
     return table
 
@@ -47,22 +52,49 @@ def test_cases(run: Run, data_root: str | Path) -> list[Case]:
     return [cases[i] for i in read_split(run.split_path, list(cases.values())).test]
 
 
-def _score(segmenter: Segmenter, case: Case, output: Path) -> Iterator[tuple]:
-    spec = segmenter.spec
+def score_cases(
+    cases: Sequence[Case],
+    spec: DatasetSpec,
+    spacing: Sequence[float],
+    predict: Callable[[Tensor], Tensor],
+    *,
+    title: str,
+    predictions: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Scores of anything that turns a prepared image (M × h × w × d) into logits (C × h × w × d).
+
+    Args:
+        spacing: of the working grid, mm.
+        predictions: folder for the predicted label maps; none are written where None.
+    """
+    rows = []
+    for case in tqdm(cases, title, unit="case", disable=not progress):
+        output = predictions / f"{case.id}.nii.gz" if predictions else None
+        rows += _score(case, spec, spacing, predict, output)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _score(
+    case: Case,
+    spec: DatasetSpec,
+    spacing: Sequence[float],
+    predict: Callable[[Tensor], Tensor],
+    output: Path | None,
+) -> Iterator[tuple]:
     native = load_native(case)["label"]
     truth = torch.from_numpy(encode(spec, native[0].numpy(), str(case.label)))
-    logits = segmenter.logits(case.image)
-    labels = segmenter.on_scan(logits, native.affine, native.shape[1:])
-    save_labels(decode(spec, labels.numpy()), native.affine.numpy(), output)
-    working = segmenter.prepare({"image": str(case.image), "label": str(case.label)})["label"]
+    working = prepare_transform(spec, spacing)({"image": str(case.image), "label": str(case.label)})
+    logits, affine = predict(working["image"]), working["image"].affine
+    shape = native.shape[1:]
+    labels = to_grid(logits, affine, native.affine, shape, overlapping=spec.overlapping)
+    if output:
+        save_labels(decode(spec, labels.numpy()), native.affine.numpy(), output)
     grids = {
         "scan": (labels, truth, native.affine),
-        "working": (
-            to_labels(logits.as_subclass(Tensor), overlapping=spec.overlapping),
-            working.as_subclass(Tensor),
-            working.affine,
-        ),
+        "working": (to_labels(logits, overlapping=spec.overlapping), working["label"], affine),
     }
-    for grid, (predicted, true, affine) in grids.items():
-        for s in score_case(predicted, true, spec, affine_to_spacing(affine).tolist()):
+    for grid, (predicted, true, grid_affine) in grids.items():
+        mm = affine_to_spacing(grid_affine).tolist()
+        for s in score_case(predicted, true.as_subclass(Tensor), spec, mm):
             yield case.id, s.class_name, s.metric, grid, s.value, s.flag

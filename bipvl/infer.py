@@ -114,26 +114,25 @@ class Segmenter:
         self.predictor = make_predictor(network, run.variant, table.segments())
         self.prepare = prepare_transform(self.spec, self.config["spacing"])
 
-    def logits(self, image: str | Path) -> MetaTensor:
-        """An image file → logits C × h × w × d on the working grid, with their affine."""
-        prepared = self.prepare({"image": str(image)})["image"]
-        logits = predict_volume(
+    def predict(self, prepared: Tensor) -> Tensor:
+        """A prepared image M × h × w × d → logits C × h × w × d on its grid."""
+        return predict_volume(
             self.predictor,
             prepared,
             crop=self.config["crop"],
             overlap=self.config["overlap"]["test"],
             device=self.device,
         )
-        return MetaTensor(logits, affine=prepared.affine)
-
-    def on_scan(self, logits: MetaTensor, affine: Tensor, shape: Sequence[int]) -> Tensor:
-        """Logits on the working grid → labels (as in training) on the scan's own grid."""
-        overlapping = self.spec.overlapping
-        return to_grid(logits.as_subclass(Tensor), logits.affine, affine, shape, overlapping=overlapping)
 
     def segment(self, image: str | Path, output: str | Path) -> None:
         """Segment one NIfTI scan; the labels are written in the dataset's own codes on the scan's grid."""
-        logits = self.logits(image)
+        prepared = self.prepare({"image": str(image)})["image"]
         scan = nib.load(image)
-        labels = self.on_scan(logits, torch.from_numpy(scan.affine), scan.shape[:3])
+        labels = to_grid(
+            self.predict(prepared),
+            prepared.affine,
+            torch.from_numpy(scan.affine),
+            scan.shape[:3],
+            overlapping=self.spec.overlapping,
+        )
         save_labels(decode(self.spec, labels.numpy()), scan.affine, output)

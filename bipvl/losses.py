@@ -39,7 +39,7 @@ def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
 
 
 def info_nce(similarity: Tensor) -> Tensor:
-    """Symmetric InfoNCE of B × N × N similarities (already divided by the temperature), matches on the diagonal."""
+    """Symmetric InfoNCE of B × N × N similarities, temperature applied; the matches are the diagonal."""
     rows = similarity.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
     columns = similarity.log_softmax(-2).diagonal(dim1=-2, dim2=-1)
     return -(rows.mean() + columns.mean()) / 2

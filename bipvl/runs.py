@@ -82,7 +82,8 @@ class Run:
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != self.config:
             changed = [k for k, v in Run.open(self.directory).config.items() if self.config.get(k) != v]
             raise BipvlError(
-                f"{self.directory} holds a run with other settings ({', '.join(changed)}); delete it to train anew"
+                f"{self.directory} holds a run with other settings ({', '.join(changed)}); "
+                "delete it to train anew"
             )
         write_json(path, self.config)
 

@@ -1,6 +1,7 @@
 """BiPVL-Seg: vision and text stages that exchange information at every stage (paper, network)."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,8 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from bipvl.errors import BipvlError
 
 from .bifusion import BiFusion, fuse_volume
 from .text import PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
@@ -158,7 +161,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         if not self.text_is_static:
             return tokens
         with torch.no_grad():
-            return self.train().encode_prompts(tokens)
+            return self.encode_prompts(tokens)
 
     def train(self, mode: bool = True) -> Self:
         """As usual, but frozen text layers stay without dropout: they are a fixed function."""
@@ -200,13 +203,13 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     def _tokenize(self, prompts: Prompts) -> PromptTokens:
         if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer; set model.tokenizer or pass PromptTokens")
+            raise BipvlError("this model has no tokenizer; set model.tokenizer, or pass PromptTokens")
         return tokenize(self.tokenizer, prompts, max_length=self.text.config.max_position_embeddings)
 
     def _freeze(self, stages: int) -> None:
         self._frozen = [self.text.embeddings, *self.text.stages[:stages]] if stages else []
         for module in self._frozen:
-            module.requires_grad_(False)
+            module.requires_grad_(False).eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
@@ -215,6 +218,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
-        model = super()._from_pretrained(model_id=model_id, **kwargs)
-        model.tokenizer = load_tokenizer(model_id)
+        model = super()._from_pretrained(model_id=model_id, **kwargs | {"strict": True})
+        with suppress(BipvlError):  # a model saved without a tokenizer takes PromptTokens alone
+            model.tokenizer = load_tokenizer(model_id)
         return model

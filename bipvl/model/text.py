@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bipvl.errors import BipvlError
@@ -74,7 +75,8 @@ class TextEncoder(nn.Module):
                 f"the text encoder is of type {family!r}, which cannot be cut into stages; "
                 f"choose one of the families {', '.join(LAYERS)}"
             )
-        fields = {k: v for k, v in config.items() if k != "model_type"}
+        own = ("model_type", "dtype", "torch_dtype")  # a half-precision file still makes a float32 network
+        fields = {k: v for k, v in config.items() if k not in own}
         self.config = AutoConfig.for_model(family, **fields)
         backbone = AutoModel.from_config(self.config, attn_implementation="sdpa")
         self.embeddings = backbone.embeddings
@@ -124,26 +126,33 @@ def load_backbone(source: str) -> nn.Module:
 
     path = source_path(source)
     try:
-        backbone, info = AutoModel.from_pretrained(path, output_loading_info=True)
-    except (OSError, ValueError) as error:
+        backbone, info = AutoModel.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise BipvlError(_not_loadable(source)) from error
     missing = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
     if missing or info["mismatched_keys"]:
         raise BipvlError(
-            f"the text encoder {source} lacks {len(missing)} tensors and {len(info['mismatched_keys'])} have the wrong "
-            f"shape (first: {[*missing, *info['mismatched_keys']][0]}); give a complete checkpoint"
+            f"the text encoder {source} lacks {len(missing)} tensors, and {len(info['mismatched_keys'])} have "
+            f"another shape (first: {[*missing, *info['mismatched_keys']][0]}); give a complete checkpoint"
         )
     return backbone
 
 
 def load_tokenizer(source: str) -> Any:
-    """The tokenizer of a hub id or folder."""
+    """The tokenizer of a hub id or folder; one without a vocabulary is an error."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source_path(source))
+        tokenizer = AutoTokenizer.from_pretrained(source_path(source))
     except (OSError, ValueError) as error:
         raise BipvlError(f"no tokenizer could be loaded for {source}; {_not_loadable(source)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a missing file
+        raise BipvlError(
+            f"the text encoder {source} has no tokenizer; add its tokenizer.json or vocab.txt to it"
+        )
+    return tokenizer
 
 
 def _not_loadable(source: str) -> str:
@@ -160,6 +169,10 @@ def tokenize(tokenizer: Any, prompts: Sequence[Sequence[str]], *, max_length: in
 
     Raises BipvlError for a class whose text is longer than the encoder can read; nothing is cut off.
     """
+    if any(isinstance(texts, str) for texts in prompts) or len({len(texts) for texts in prompts}) != 1:
+        raise BipvlError(
+            "each class needs a list of texts, equally many a class: [[title, concept, …], [title, …], …]"
+        )
     ids, segments = [], []
     for texts in prompts:
         pieces = [tokenizer(f"{text}.", add_special_tokens=False)["input_ids"] for text in texts]

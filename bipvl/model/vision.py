@@ -52,11 +52,11 @@ class SwinEncoder(nn.Module):
 
     def embed(self, volume: Tensor) -> Tensor:
         """B × M × H × W × D → patch embedding B × c₀ × H/2 × W/2 × D/2."""
-        wrong = [size for size in volume.shape[2:] if size % self.divisor]
-        if wrong:
+        size = tuple(volume.shape[2:])
+        if any(side % self.divisor for side in size) or max(size) <= self.divisor:
             raise ValueError(
-                f"the volume is {tuple(volume.shape[2:])} voxels; with {self.num_stages} stages each side must be "
-                f"divisible by {self.divisor}"
+                f"the volume is {size} voxels; with {self.num_stages} stages each side must be divisible by "
+                f"{self.divisor} and one be longer: a single bottleneck voxel cannot be instance-normalised"
             )
         return self.swin.patch_embed(volume)
 

@@ -38,26 +38,26 @@ CODES = {
     "prostate/uterus": 15,
 }
 
-# Mean HU in the portal venous phase; each patient varies around them.
+# Mean HU in the late arterial phase; each patient varies around them.
 HU = {
-    "spleen": 135,
-    "kidney cortex": 215,
-    "kidney medulla": 165,
+    "spleen": 168,
+    "kidney cortex": 212,
+    "kidney medulla": 190,
     "gallbladder": 8,
-    "esophagus": 45,
-    "liver": 108,
-    "liver vessel": 150,
-    "stomach wall": 75,
-    "stomach fluid": 28,
+    "esophagus": 38,
+    "liver": 95,
+    "liver vessel": 130,
+    "stomach wall": 60,
+    "stomach fluid": 22,
     "gas": -750,
-    "aorta": 225,
-    "postcava": 150,
-    "pancreas": 88,
-    "adrenal": 72,
-    "duodenum": 50,
-    "bladder": 6,
-    "prostate/uterus": 85,
-    "heart": 140,
+    "aorta": 242,
+    "postcava": 145,
+    "pancreas": 122,
+    "adrenal": 80,
+    "duodenum": 66,
+    "bladder": -8,
+    "prostate/uterus": 106,
+    "heart": 120,
 }
 
 
@@ -71,9 +71,9 @@ class Jitter:
         self,
         shape: Shape,
         *,
-        shift: float = 12.0,
-        scale: float = 0.2,
-        degrees: float = 14.0,
+        shift: float = 9.0,
+        scale: float = 0.16,
+        degrees: float = 12.0,
         along: np.ndarray | None = None,
     ) -> Shape:
         moved = self.rng.uniform(-shift, shift, 3)
@@ -94,9 +94,9 @@ class Jitter:
 def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
     """One patient (HU). `pose` (4 x 4) takes patient axes to scanner coordinates (mm)."""
     body = trunk.Body.draw(rng)
-    breath = rng.uniform(-14, 14)  # all that hangs on the diaphragm moves with it
-    hu = {name: value + rng.normal(0, 6) for name, value in HU.items()}
-    hu["aorta"] += rng.uniform(-20, 60)
+    breath = rng.uniform(-10, 10)  # all that hangs on the diaphragm moves with it
+    hu = {name: value + rng.normal(0, 4) for name, value in HU.items()}
+    hu["aorta"] += rng.uniform(-10, 40)
     jitter = Jitter(rng)
     under = trunk.dome(118 + breath)
     phase = rng.uniform(0, trunk.VERTEBRA_MM)
@@ -156,7 +156,7 @@ def _liver(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape,
         Tube(roots, np.array([7, 6, 4, 2.5])),
         Tube(np.array([[20, 0, 98], [8, 30, 90], [-18, 46, 84]]), np.array([5, 4, 2.5])),
     ]
-    layers = [Layer(shape, ((0, hu["liver"]),), CODES["liver"], grain=7)]
+    layers = [Layer(shape, ((0, hu["liver"]),), CODES["liver"], grain=5)]
     for vein in veins:
         inside = Within(jitter(vein, shift=6, scale=0.1, along=upper), shape, gap=3)
         layers.append(Layer(inside, ((0, hu["liver vessel"]),)))
@@ -171,7 +171,7 @@ def _spleen(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape
     )
     shape = jitter.lumpy(jitter(bean, shift=9, along=upper), 2.0)
     shape = Within(Within(shape, body.cavity(-2), blend=6), under, blend=6, gap=3)
-    return [Layer(shape, ((0, hu["spleen"]),), CODES["spleen"], grain=7)]
+    return [Layer(shape, ((0, hu["spleen"]),), CODES["spleen"], grain=5)]
 
 
 def _stomach(jitter: Jitter, upper: np.ndarray) -> Shape:
@@ -187,7 +187,7 @@ def _stomach_layers(stomach: Shape, hu: dict[str, float], body: trunk.Body, unde
     top = float(stomach.bounds[1, 1])
     bubble = Within(shape, HalfSpace((0, top - 26, 0), (0, -1, 0)), gap=5)  # gas rises to the front
     return [
-        Layer(shape, ((0, hu["stomach wall"]), (5, hu["stomach fluid"])), CODES["stomach"], grain=12),
+        Layer(shape, ((0, hu["stomach wall"]), (5, hu["stomach fluid"])), CODES["stomach"], grain=7),
         Layer(bubble, ((0, hu["gas"]),)),
     ]
 
@@ -197,7 +197,7 @@ def _kidneys_and_adrenals(
 ) -> tuple[list[Layer], list[Layer]]:
     kidneys, adrenals = [], []
     for name, side, level in (("right", 1, -20.0), ("left", -1, -6.0)):
-        moved = jitter.rng.uniform(-12, 12, 3) * [0.7, 0.6, 1.4]
+        moved = jitter.rng.uniform(-12, 12, 3) * [0.6, 0.5, 1.1]
         centre = np.array([side * 66, -46, level]) + moved + upper
         size = 1 + jitter.rng.uniform(-0.14, 0.2)
         tilt = (
@@ -289,7 +289,7 @@ def _small_organs(jitter: Jitter, hu: dict[str, float], upper: np.ndarray) -> li
     duodenum += rng.normal(0, 4, duodenum.shape)
     gut = jitter(Tube(duodenum, np.array([12, 14, 14, 13, 12, 12])), along=half)
     pear = np.array([[62, 66, 2], [54, 58, 18], [44, 44, 36], [36, 34, 46]])
-    bladder = jitter(Tube(pear, np.array([15, 17, 11, 5]), pieces=10), shift=13, scale=0.22, along=upper)
+    bladder = jitter(Tube(pear, np.array([15, 17, 11, 5]), pieces=10), shift=10, scale=0.2, along=upper)
     gullet = np.array([[-6, -24, 240], [-8, -20, 140], [-18, -12, 108], [-40, -2, 86]], float)
     gullet[1:] += rng.normal(0, 4, (3, 3))
     tube = Tube(
@@ -297,8 +297,8 @@ def _small_organs(jitter: Jitter, hu: dict[str, float], upper: np.ndarray) -> li
     )
     return [
         Layer(tube, ((0, hu["esophagus"]),), CODES["esophagus"], grain=8),
-        Layer(gland, ((0, hu["pancreas"]),), CODES["pancreas"], grain=12),
-        Layer(gut, ((0, hu["duodenum"] + 25), (4, hu["duodenum"] - 10)), CODES["duodenum"], grain=14),
+        Layer(gland, ((0, hu["pancreas"]),), CODES["pancreas"], grain=7),
+        Layer(gut, ((0, hu["duodenum"]),), CODES["duodenum"], grain=8),
         Layer(bladder, ((0, 45), (2, hu["gallbladder"])), CODES["gallbladder"], grain=3),
     ]
 
@@ -325,7 +325,7 @@ def _pelvic_organs(jitter: Jitter, hu: dict[str, float]) -> list[Layer]:
         np.array([15, 19, 18, 12]),
     )
     return [
-        Layer(rectum, ((0, 55), (4, -10)), grain=60),
-        Layer(gland, ((0, hu["prostate/uterus"]),), CODES["prostate/uterus"], grain=9),
+        Layer(rectum, ((0, 50), (4, -70)), grain=60),
+        Layer(gland, ((0, hu["prostate/uterus"]),), CODES["prostate/uterus"], grain=6),
         Layer(bladder, ((0, 45), (3, hu["bladder"])), CODES["bladder"], grain=3),
     ]

@@ -49,7 +49,7 @@ def _abdomen(rng: np.random.Generator, size: Size) -> tuple[Acquisition, Volumes
         extent=(370, 300, high - low),
         centre=(0, -3, (low + high) / 2),
         shift=14,
-        degrees=9,
+        degrees=8,
         thick=0.15,
         orientations=AXIAL,
     )

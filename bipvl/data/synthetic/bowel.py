@@ -23,7 +23,7 @@ def loops(rng: np.random.Generator, body: Body, under: Shape) -> list[Layer]:
         tube = Tube(bent, rng.uniform(17, 25, len(path)), pieces=12)
         haustra = Wavy(tube, Ripples.draw(rng, 5.0, (22, 36)))
         shape = Within(Within(haustra, limit, blend=6), under, gap=4)
-        layers.append(Layer(shape, ((0, 60), (3.5, rng.uniform(-120, 20))), grain=110))
+        layers.append(Layer(shape, ((0, 55), (3.5, rng.uniform(-260, -60))), grain=120))
     return layers
 
 
@@ -31,4 +31,5 @@ def _small(rng: np.random.Generator, limit: Shape) -> Layer:
     start = np.array([rng.uniform(-75, 75), rng.uniform(15, 72), rng.uniform(-125, -35)])
     turns = rng.normal(0, 1, (4, 3)) * [34, 16, 20]
     tube = Tube(start + np.concatenate([np.zeros((1, 3)), turns]), rng.uniform(10, 14, 5), pieces=12)
-    return Layer(Within(tube, limit, blend=4), ((0, 85), (3, rng.uniform(10, 55))), grain=16)
+    filling = -650.0 if rng.random() < 0.3 else rng.uniform(270, 350)  # gas, or contrast medium swallowed
+    return Layer(Within(tube, limit, blend=4), ((0, 60), (2.5, filling)), grain=14)

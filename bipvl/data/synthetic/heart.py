@@ -21,30 +21,10 @@ from bipvl.data.synthetic.shapes import (
 )
 
 CODES = {"myo": 205, "la": 420, "lv": 500, "ra": 550, "rv": 600, "ao": 820, "pa": 850}
-BLOOD = {
-    "ct": {
-        "lv": 370,
-        "la": 345,
-        "ao": 385,
-        "rv": 225,
-        "ra": 190,
-        "pa": 275,
-        "myo": 105,
-        "cava": 135,
-        "wall": 80,
-    },
-    "mr": {
-        "lv": 480,
-        "la": 430,
-        "ao": 510,
-        "rv": 400,
-        "ra": 350,
-        "pa": 455,
-        "myo": 165,
-        "cava": 330,
-        "wall": 120,
-    },
-}
+# Blood and muscle. Contrast CT: the left heart is brighter. MR: inflow-weighted, with the fat suppressed.
+_CT = {"lv": 345, "la": 305, "ao": 390, "rv": 225, "ra": 180, "pa": 265, "myo": 105, "cava": 135, "wall": 80}
+_MR = {"lv": 520, "la": 420, "ao": 590, "rv": 365, "ra": 310, "pa": 470, "myo": 180, "cava": 290, "wall": 110}
+BLOOD = {"ct": _CT, "mr": _MR}
 CENTRE = (-14.0, 22.0, 160.0)  # of the heart in the trunk's axes
 
 # The heart's own axes in the patient's: u to the right ventricle, v down, w to the apex.
@@ -119,9 +99,9 @@ def _vessels(rng: np.random.Generator, valve: np.ndarray) -> dict[str, Shape]:
     """The trunk of the pulmonary artery up to its fork and just beyond, and the ascending aorta."""
     fork = np.array([-14, -8, 62]) + rng.normal(0, 3, 3)
     stem = np.stack([valve, (valve + fork) / 2 + [-5, 4, 4], fork])
-    branches = np.array([11, 10, 8])
+    branches = np.array([13, 12, 9.5])
     pulmonary = (
-        Tube(stem, np.array([14, 14.5, 13]) * rng.uniform(0.88, 1.15), pieces=8),
+        Tube(stem, np.array([15, 16, 15]) * rng.uniform(0.88, 1.15), pieces=8),
         Tube(np.stack([fork, [10, -20, 60], [40, -28, 52]]), branches, pieces=8),
         Tube(np.stack([fork, [-34, -22, 66], [-54, -34, 60]]), branches, pieces=6),
     )
@@ -153,8 +133,8 @@ def _unlabelled_vessels(put: Callable[[np.ndarray], np.ndarray], atrium: np.ndar
 def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
     """One patient; `modality` is "ct" (HU) or "mr" (arbitrary units)."""
     tissue = trunk.CT if modality == "ct" else trunk.MR
-    bright = rng.uniform(0.9, 1.1)
-    blood = {name: bright * (value + rng.normal(0, 14)) for name, value in BLOOD[modality].items()}
+    bright = rng.uniform(0.95, 1.05)
+    blood = {name: bright * (value + rng.normal(0, 7)) for name, value in BLOOD[modality].items()}
     body, heart = trunk.Body.draw(rng), _heart(Jitter(rng))
     centre = np.asarray(CENTRE) + rng.uniform(-12, 12, 3)
     matrix, scale = turn(tuple(rng.uniform(-25, 25, 3))), rng.uniform(0.82, 1.18)
@@ -169,7 +149,7 @@ def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
     fatty = (sac, *(Grown(put(heart.shapes[name]), 8) for name in ("ao", "pa")))
     layers += [Layer(shape, ((0, tissue.fat),), grain=8) for shape in fatty]
     liver = Within(body.cavity(-2), under, gap=4)
-    layers += [Layer(liver, ((0, 105.0 if modality == "ct" else 210.0),), grain=8)]
+    layers += [Layer(liver, ((0, 105.0 if modality == "ct" else 225.0),), grain=8)]
     others = _unlabelled_vessels(
         lambda points: points @ (scale * matrix.T) + centre, put(heart.shapes["ra"]).bounds.mean(0)
     )

@@ -79,7 +79,7 @@ def noise(rng: np.random.Generator, size: tuple[int, ...], sigma: float, blur: f
 def ct(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur and noise of a CT scanner: HU float32 to int16."""
     ndimage.gaussian_filter(image, 0.4, output=image)
-    image += noise(rng, image.shape, rng.uniform(8, 14))
+    image += noise(rng, image.shape, rng.uniform(6, 10))
     np.clip(image, -1024, 3071, out=image)
     return np.rint(image, out=image).astype(np.int16)
 

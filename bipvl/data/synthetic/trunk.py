@@ -38,8 +38,8 @@ class Tissues:
     fluid: float
 
 
-CT = Tissues(air=-1000, lung=-850, fat=-105, skin=5, muscle=55, cortex=480, marrow=190, disc=85, fluid=15)
-MR = Tissues(air=0, lung=18, fat=330, skin=120, muscle=110, cortex=25, marrow=230, disc=160, fluid=420)
+CT = Tissues(air=-1000, lung=-850, fat=-105, skin=5, muscle=46, cortex=480, marrow=190, disc=85, fluid=15)
+MR = Tissues(air=0, lung=18, fat=75, skin=90, muscle=145, cortex=25, marrow=95, disc=170, fluid=420)
 
 
 @dataclass(frozen=True)

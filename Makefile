@@ -1,0 +1,79 @@
+# One command from an empty machine to the paper's tables and figures: make reproduce.
+
+# How: make reproduce PROFILE=paper STUDY=main JOBS=4 DATA_ROOT=/data
+PROFILE ?= quick
+STUDY ?= all
+# Notebooks at once; they share the cores.
+JOBS ?= 2
+# Folder of the real data; none: synthetic cohorts.
+DATA_ROOT ?=
+# More options for snakemake, such as: --executor slurm
+FLAGS ?=
+# Makes .venv; requirements.lock is for 3.11.
+PYTHON ?= python3.11
+
+SHELL := bash
+BIN := .venv/bin
+READY := .venv/.ready
+
+# The Snakefile holds a lock of its own. A line changed in it makes no result stale.
+OPTIONS = --snakefile notebooks/Snakefile --cores all --nolock --keep-going --rerun-incomplete \
+	--rerun-triggers mtime params input $(FLAGS) \
+	--config PROFILE="$(PROFILE)" STUDY="$(STUDY)" JOBS="$(JOBS)" DATA_ROOT="$(DATA_ROOT)"
+
+# Of a dry run's many lines: each step's first output with its reason, and whatever belongs to no step.
+SHORTEN = /^(local)?rule / { rule = $$2 } \
+	/^    output: / { sub(",$$", "", $$2); made = $$2 } \
+	/^    reason: / && rule != "all:" { print made; print "    " substr($$0, 13, 150) } \
+	/^(Nothing|bipvl|[A-Za-z]*(Error|Exception))/ { wanted = 1 } wanted { print }
+
+.PHONY: help setup reproduce plan figures report test lint lab lock clean
+
+help: ## what there is to make
+	@echo "make TARGET [PROFILE=quick|laptop|paper] [STUDY=all] [JOBS=2] [DATA_ROOT=]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install into .venv what requirements.lock pins (all else does so first)
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || \
+		{ echo "bipvl: there is no $(PYTHON); install Python 3.11, or name yours: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --requirement requirements.lock
+	$(BIN)/pip install --no-build-isolation --no-deps --editable .
+	touch $@
+
+reproduce: $(READY) ## prepare, train, evaluate and draw; run again, it goes on where it stopped
+	$(BIN)/snakemake --quiet rules host $(OPTIONS)
+
+plan: $(READY) ## what reproduce would run now, and why
+	@set -o pipefail; $(BIN)/snakemake --dry-run --quiet host $(OPTIONS) 2>&1 | awk '$(SHORTEN)'
+
+figures: $(READY) ## draw the figures anew from the CSV files beside them
+	$(BIN)/bipvl figures "figures/$(PROFILE)"
+
+report: $(READY) ## reproduce, then a page for each executed notebook: report/PROFILE/index.html
+	$(BIN)/snakemake "report/$(PROFILE)/index.html" --quiet rules host $(OPTIONS)
+
+test: $(READY) ## the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: $(READY) ## style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+lab: $(READY) ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+# Of torch the plain version: what else it needs on a machine with a GPU, it pins itself.
+lock: ## requirements.lock anew: the newest releases that pyproject.toml allows, of all that it needs
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/pip install '.[notebooks,dev]'
+	{ echo "# Made by: make lock"; .venv-lock/bin/pip freeze --all --exclude pip --exclude bipvl \
+		| sed 's/+cpu$$//' | grep -Ev '^(nvidia|cuda|triton)'; } > .venv-lock/new
+	mv .venv-lock/new requirements.lock
+	rm -r .venv-lock
+
+clean: ## take away caches and the report; data, runs, figures and .venv stay
+	rm -rf .snakemake .pytest_cache .ruff_cache .hypothesis .venv-lock build report
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +

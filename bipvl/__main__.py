@@ -1,0 +1,253 @@
+"""The command line: ``bipvl`` or ``python -m bipvl``. What is slow to import is imported by the command."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bipvl.errors import BipvlError
+
+
+class _Sentences(TyperGroup):
+    """Bad input and an interruption each end in a sentence, not in a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BipvlError as error:
+            typer.echo(f"bipvl: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("\nbipvl: stopped; the same command goes on from what is saved", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Sentences,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="amos22, mmwhs_ct, mmwhs_mr, msd_brain, or a dataset YAML of your own."
+    ),
+]
+Profile = Annotated[
+    str, typer.Option(help="Scale of the run: quick (minutes on a CPU), laptop, or paper (GPU, real data).")
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds the dataset's own folder. Without it: the profile's synthetic cohort."
+    ),
+]
+Runs = Annotated[Path, typer.Option(help="Folder that all runs lie in.")]
+Prompts = Annotated[
+    Path | None, typer.Option(help="Prompt CSV to use instead of the dataset's: a row a class, in order.")
+]
+
+
+@app.callback()
+def bipvl() -> None:
+    """BiPVL-Seg: 3D medical image segmentation guided by text.
+
+    In this order: check DATASET, prepare DATASET, train DATASET VARIANT, evaluate RUN, segment IMAGE.
+    "bipvl COMMAND --help" tells more; "make reproduce" does it all for every experiment of the paper.
+    """
+
+
+@app.command()
+def synthesize(
+    dataset: Dataset,
+    data_root: Annotated[Path, typer.Option(help="Folder to write below.")] = Path("data/synthetic"),
+    cases: Annotated[int | None, typer.Option(help="Number of cases (default: the dataset's own).")] = None,
+    size: Annotated[str, typer.Option(help="Voxels a side, such as 64 or 512x512x200.")] = "64",
+    seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 0,
+) -> None:
+    """Write a synthetic cohort in a benchmark's own layout.
+
+    Example: bipvl synthesize amos22 --size 128 --cases 20
+    """
+    from bipvl.data.synthetic import synthesize as write
+
+    write(dataset, data_root, cases=cases, size=_size(size), seed=seed)
+    typer.echo(f"{data_root} holds the synthetic cohort of {dataset}")
+
+
+@app.command()
+def check(
+    dataset: Dataset,
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the dataset's own folder.")],
+    prompts: Prompts = None,
+) -> None:
+    """Find every fault in a dataset's files, each with its fix.
+
+    Example: bipvl check my.yaml --data-root /data
+    """
+    from bipvl.data.check import check_dataset
+    from bipvl.data.layouts import list_cases
+    from bipvl.data.spec import load_spec
+
+    spec = load_spec(dataset)
+    faults = check_dataset(spec, data_root, prompts)
+    for fault in faults:
+        typer.echo(str(fault), err=True)
+    if faults:
+        raise BipvlError(f"{spec.title} has {len(faults)} faults, listed above; mend them, then check again")
+    typer.echo(f"{spec.title}: {len(list_cases(spec, data_root))} cases, no fault")
+
+
+@app.command()
+def prepare(
+    dataset: Dataset, profile: Profile = "quick", data_root: DataRoot = None, runs: Runs = Path("runs")
+) -> None:
+    """Check a dataset, draw its split, score the mean atlas.
+
+    Once for a dataset and a profile, before their first run.
+
+    Example: bipvl prepare amos22 --profile paper --data-root /data
+    """
+    from bipvl.experiments import check_data_root
+
+    check_data_root(profile, data_root)
+    from bipvl.prepare import prepare as prepare_dataset
+
+    used = prepare_dataset(profile=profile, dataset=dataset, data_root=data_root, root=runs)
+    typer.echo(f"ready: {dataset} from {used}, at profile {profile}")
+
+
+@app.command()
+def train(
+    dataset: Dataset,
+    variant: Annotated[str, typer.Argument(help="What to train, such as bipvlseg or swin_unetr_v2.")],
+    profile: Profile = "quick",
+    seed: Annotated[int, typer.Option(help="Decides the first weights, the crops and their order.")] = 0,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train one run, or go on with one that was stopped.
+
+    Example: bipvl train amos22 bipvlseg
+
+    Several GPUs: accelerate launch -m bipvl train amos22 bipvlseg --profile paper --data-root /data
+    """
+    from bipvl.experiments import check_data_root
+    from bipvl.runs import Run
+
+    check_data_root(profile, data_root)
+    root = _data_root(profile, dataset, data_root)
+    run = Run.plan(profile=profile, dataset=dataset, variant=variant, seed=seed, data_root=root, root=runs)
+    if not run.split_path.is_file():
+        raise BipvlError(f"{run.split_path} is missing; run `bipvl prepare` with the same options first")
+    from bipvl.train import train as train_run
+
+    train_run(run, root)
+    typer.echo(f"trained: {run.directory}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    data_root: DataRoot = None,
+) -> None:
+    """Score a trained run on its test cases.
+
+    Writes metrics.csv and predictions/ into the run's folder.
+
+    Example: bipvl evaluate runs/quick/amos22/bipvlseg/seed0
+    """
+    from bipvl.runs import Run
+
+    opened = Run.open(run)
+    if data_root is None and opened.config["cohort"] == "real":
+        raise BipvlError(f"{run} was trained on real data; name the folder that holds them with --data-root")
+    root = _data_root(opened.config["profile"], opened.config["dataset"], data_root)
+    from bipvl.evaluate import evaluate as evaluate_run
+
+    scores = evaluate_run(opened, root)
+    mean = scores[scores["grid"] == "scan"].groupby("metric")["value"].mean()
+    summary = ", ".join(f"{metric} {value:.3f}" for metric, value in mean.items())
+    typer.echo(f"{run}/metrics.csv: mean over cases and classes, on the scan's grid: {summary}")
+
+
+@app.command()
+def segment(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="NIfTI scan of the kind the run was trained on.")
+    ],
+    run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Label map to write: .nii.gz or .nii.")],
+    prompts: Prompts = None,
+) -> None:
+    """Segment one scan with a trained run.
+
+    The label map lies on the scan's own grid and holds the dataset's own codes.
+
+    Example: bipvl segment scan.nii.gz --run runs/quick/amos22/bipvlseg/seed0 -o labels.nii.gz
+    """
+    if not image.is_file():
+        raise BipvlError(f"{image} is not a file; give a scan in NIfTI format (.nii.gz or .nii)")
+    if not output.name.endswith((".nii", ".nii.gz")):
+        raise BipvlError(f"{output} cannot be written: give a name that ends in .nii.gz or .nii")
+    if output.resolve() == image.resolve():
+        raise BipvlError(f"{output} is the scan itself; give another name for its labels")
+    from bipvl.runs import Run
+
+    opened = Run.open(run)
+    from bipvl.infer import Segmenter
+
+    Segmenter(run=opened, prompts=prompts).segment(image, output)
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
+def figures(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Figures of one profile, with their CSVs.")
+    ],
+) -> None:
+    """Draw the figures in a folder anew from their CSV files.
+
+    Needs neither data nor GPU.
+
+    Example: bipvl figures figures/quick
+    """
+    if not folder.is_dir():
+        raise BipvlError(f"{folder} is not a folder; `make reproduce` writes the figures and their CSVs")
+    from bipvl.plots import redraw
+
+    redraw(folder)
+    typer.echo(f"{folder} is drawn anew")
+
+
+def _data_root(profile: str, dataset: str, data_root: Path | None) -> Path:
+    """The given root, or that of the profile's synthetic cohort."""
+    if data_root is not None:
+        return data_root
+    from bipvl.prepare import synthetic_cohort
+
+    return synthetic_cohort(profile, dataset)
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    """The text 64 or 512x512x200 as three numbers."""
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise BipvlError(f"size '{text}' is not understood; give one number such as 64, or 512x512x200")
+    numbers = [int(part) for part in parts] * (3 // len(parts))
+    return numbers[0], numbers[1], numbers[2]
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="bipvl")
+
+
+if __name__ == "__main__":
+    main()

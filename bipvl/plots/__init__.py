@@ -1,0 +1,91 @@
+"""The figures. Each is drawn from its own table alone, so that it can be redrawn without data and runs."""
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bipvl import style
+from bipvl.errors import BipvlError
+from bipvl.plots.curves import draw_training_curves, training_curves
+from bipvl.plots.pixels import qualitative_table, samples_table, slice_table
+from bipvl.plots.scores import draw_class_dice, draw_main_dice
+from bipvl.plots.slices import draw_data_samples, draw_qualitative
+
+__all__ = [
+    "FIGURES",
+    "draw",
+    "qualitative_table",
+    "redraw",
+    "samples_table",
+    "slice_table",
+    "training_curves",
+    "write",
+]
+
+FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "main_dice": draw_main_dice,
+    "class_dice": draw_class_dice,
+    "qualitative": draw_qualitative,
+    "training_curves": draw_training_curves,
+    "data_samples": draw_data_samples,
+}
+"""What draws a table, by the figure's name; a file's name may go on after a hyphen (a dataset)."""
+
+TEXTS = (
+    "cohort",
+    "profile",
+    "dataset",
+    "variant",
+    "seeds",
+    "case",
+    "cases",
+    "class",
+    "term",
+    "rule",
+    "channel",
+)
+TEXTS += ("classes", "prompts", "plane")
+
+
+def draw(name: str, table: pd.DataFrame) -> Figure:
+    """The figure of a name, such as "main_dice" or "data_samples-amos22"."""
+    with style.context():
+        return FIGURES[name.split("-")[0]](table)
+
+
+def write(name: str, table: pd.DataFrame, folder: str | Path) -> Path:
+    """Draw a figure and write it as CSV, PDF and PNG into ``folder``; returns the PNG.
+
+    What is drawn is what the CSV says after its rounding, so that redrawing gives the same bytes.
+    """
+    table = _read(StringIO(table.to_csv(index=False, float_format="%.9g")))
+    return style.save_figure(draw(name, table), table, Path(folder) / name)
+
+
+def redraw(folder: str | Path) -> list[Path]:
+    """Draw all figures of a folder anew from their CSV files; returns the PNGs.
+
+    Raises:
+        BipvlError: no CSV of a figure there, or one that is not what its figure is drawn from.
+    """
+    paths = [path for path in sorted(Path(folder).glob("*.csv")) if path.stem.split("-")[0] in FIGURES]
+    if not paths:
+        raise BipvlError(f"{folder} holds no table of a figure; make them with: make reproduce")
+    return [_redraw(path) for path in paths]
+
+
+def _redraw(path: Path) -> Path:
+    try:
+        return write(path.stem, _read(path), path.parent)
+    except (KeyError, ValueError) as error:
+        raise BipvlError(
+            f"{path} is not the table of '{path.stem}' ({error}); write it again with: make reproduce"
+        ) from error
+
+
+def _read(source: Path | StringIO) -> pd.DataFrame:
+    """A figure's CSV; only an empty cell is missing, so that a case may be called "NA"."""
+    return pd.read_csv(source, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])

@@ -1,0 +1,71 @@
+"""The main table as text: Markdown for pages, LaTeX for papers."""
+
+import pandas as pd
+
+from bipvl.statistics import MEAN_ATLAS, dataset_title, provenance, variant_title
+
+HEADER = ("Data set", "Method", "Dice ↑", "HD95 (mm) ↓", "Surface Dice ↑", "Missed", "Cases")
+DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
+
+
+def main_table_markdown(table: pd.DataFrame) -> str:
+    """Markdown of ``statistics.main_table``: the best network of a dataset in bold, a note below."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|:--|:--|" + "--:|" * (len(HEADER) - 2)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, bold="**{}**")]
+    return "\n".join([*lines, "", _note(table)]) + "\n"
+
+
+def main_table_latex(table: pd.DataFrame) -> str:
+    """LaTeX of ``statistics.main_table`` (package booktabs), the note as its caption."""
+    escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "–": "--", "×": r"$\times$"})
+    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    head = " & ".join(HEADER)
+    for sign, command in arrows.items():
+        head = head.replace(sign, command)
+    body = [
+        " & ".join(c.translate(escape) for c in cells) + r" \\" for cells in _cells(table, r"\textbf{{{}}}")
+    ]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{_note(table).translate(escape)}}}",
+            r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}",
+            r"\toprule",
+            head + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:
+    """The body's texts, row by row; a dataset is named in its first row only."""
+    rows = []
+    for dataset, group in table.groupby("dataset", sort=False):
+        networks = group[group["variant"] != MEAN_ATLAS]
+        best = {m: networks[m].min() if m == "hd95_mm" else networks[m].max() for m in DIGITS}
+        for number, (_, row) in enumerate(group.iterrows()):
+            title = dataset_title(dataset) if number == 0 else ""
+            cells = [title, variant_title(row["variant"])]
+            for metric, digits in DIGITS.items():
+                mean, low, high = (f"{row[metric + end]:.{digits}f}" for end in ("", "_low", "_high"))
+                if row["variant"] != MEAN_ATLAS and row[metric] == best[metric] and len(networks) > 1:
+                    mean = bold.format(mean)
+                cells.append(mean if pd.isna(row[metric + "_low"]) else f"{mean} ({low}–{high})")
+            rows.append([*cells, str(row["missed"]), str(row["cases"])])
+    return rows
+
+
+def _note(table: pd.DataFrame) -> str:
+    grid = "the scan's own grid" if set(table["grid"]) == {"scan"} else "the working grid"
+    return (
+        f"{provenance(table)} Mean over test cases of each case's mean over classes, on {grid}; in brackets "
+        "the 95 % bootstrap interval (BCa) over cases. Missed: class × case pairs that are in the truth and "
+        "not in the prediction, scored as Dice 0, surface Dice 0 and the volume's diagonal as HD95. "
+        "Mean atlas: the most frequent label of the training cases at each place, blind to the image."
+    )

@@ -1,0 +1,93 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quickstart: segment one scan with a trained BiPVL-Seg
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/00_quickstart.ipynb)
+#
+# Opens a trained run, segments a test case that it has never seen, and shows the result beside the truth;
+# seconds on a laptop.
+
+# %%
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup` has installed it
+    subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
+    os.chdir("bipvl")
+if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+    os.chdir("..")
+
+# %% tags=["parameters"]
+run = "runs/quick/mmwhs_ct/bipvlseg/seed0"  # the folder of a trained run
+data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
+prompts = None  # a prompt CSV of your own; None: the dataset's. Change a sentence and see the mask change.
+output = "runs/quickstart.nii.gz"  # the segmentation, in the dataset's own label codes
+
+# %% [markdown]
+# ## The trained run
+# What `config.json` says decides the result; the network loads from `model/`.
+
+# %%
+from bipvl.errors import BipvlError
+from bipvl.infer import Segmenter
+from bipvl.runs import Run
+
+if not Path(run, "model").is_dir():
+    raise BipvlError(
+        f"{run} holds no trained run yet; type `make reproduce`, or set `run` to another folder."
+    )
+trained = Run.open(run)
+segmenter = Segmenter(run=trained, prompts=prompts)
+print(
+    f"{trained.variant.title} on {trained.spec.title}, {trained.config['cohort']} cohort, "
+    f"profile {trained.config['profile']}, seed {trained.config['seed']}"
+)
+
+# %% [markdown]
+# ## Segment the first test case
+# `Segmenter` takes any NIfTI scan of the dataset's kind, whatever its orientation and spacing, and writes the
+# labels on the scan's own grid.
+
+# %%
+from bipvl.evaluate import test_cases
+
+data = data_root or f"data/synthetic-{trained.config['profile']}"
+cases = test_cases(trained, data)
+segmenter.segment(cases[0].image, output)
+print(f"{cases[0].image} -> {output}")
+
+# %% [markdown]
+# ## Look at it
+# Open the file in any viewer of NIfTI scans, or look at one slice here.
+
+# %%
+from IPython.display import Image
+
+from bipvl import plots, style
+
+origin = {
+    "cohort": trained.config["cohort"],
+    "profile": trained.config["profile"],
+    "seeds": trained.config["seed"],
+    "cases": str(len(cases)),
+    "rule": "the first test case",
+}
+table = plots.slice_table(
+    trained.spec, cases[0], origin=origin, predictions={trained.variant.name: Path(output)}
+)
+Image(style.png(plots.draw("qualitative", table)), width=700)

@@ -1,0 +1,93 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # One run: train and evaluate a network (a cell of the paper's main results table)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/02_run.ipynb)
+#
+# Trains one variant on one dataset with one seed, scores it on the test cases, and ends with its table and
+# curves; one to a few minutes at `quick`, goes on where it was stopped.
+
+# %%
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup` has installed it
+    subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
+    os.chdir("bipvl")
+if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+    os.chdir("..")
+
+# %% tags=["parameters"]
+profile = "quick"  # the scale: quick, laptop or paper
+dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, or your own dataset's YAML file
+variant = "bipvlseg"  # or swin_unetr_v2, the compared network
+seed = 0
+data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
+runs = "runs"  # where runs are kept
+
+# %% [markdown]
+# ## The run
+# All that decides the result goes to `config.json` in the run's folder.
+
+# %%
+import json
+
+from bipvl.prepare import prepare, synthetic_cohort
+from bipvl.runs import Run
+
+data = Path(data_root) if data_root else synthetic_cohort(profile, dataset)
+run = Run.plan(profile=profile, dataset=dataset, variant=variant, seed=seed, data_root=data, root=Path(runs))
+if not run.split_path.is_file():
+    prepare(profile=profile, dataset=dataset, data_root=data_root, root=Path(runs))
+print(run.directory)
+print(json.dumps(run.config, indent=1))
+
+# %% [markdown]
+# ## Train
+
+# %%
+from bipvl.train import train
+
+train(run, data)
+
+# %% [markdown]
+# ## Evaluate
+
+# %%
+from bipvl.evaluate import evaluate
+
+evaluate(run, data).head()
+
+# %% [markdown]
+# ## Result
+
+# %%
+from IPython.display import Image, Markdown
+
+from bipvl import plots, statistics, style, tables
+
+folders = {run.spec.name: [run.directory]}
+Markdown(tables.main_table_markdown(statistics.main_table(statistics.read_runs(folders))))
+
+# %%
+Image(style.png(plots.draw("training_curves", plots.training_curves(folders))), width=500)
+
+# %%
+manifest = json.loads((run.directory / "manifest.json").read_text(encoding="utf-8"))
+for phase, cost in manifest["phases"].items():
+    print(f"{phase}: {cost['seconds']} s, at most {cost['peak_memory_gib']} GiB")

@@ -1,0 +1,61 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What the networks see (the paper's qualitative figure)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/04_qualitative.ipynb)
+#
+# Shows, of each dataset, the test case with the median Dice of the study's first variant: image, truth,
+# and what each network made of it; seconds, from the runs' predictions and the scans.
+
+# %%
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup` has installed it
+    subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
+    os.chdir("bipvl")
+if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+    os.chdir("..")
+
+# %% tags=["parameters"]
+profile = "quick"  # the scale: quick, laptop or paper
+study = "main"  # a study of notebooks/experiments.yaml
+data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
+runs = "runs"  # where runs are kept
+figures = "figures"  # where figures are written, below a folder of the profile's name
+
+# %% [markdown]
+# ## The runs of the study
+
+# %%
+from bipvl import plots, statistics
+from bipvl.experiments import load_experiments
+
+folders, missing = statistics.study_folders(load_experiments(), study, profile, runs)
+print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
+
+# %% [markdown]
+# ## The figure
+# The case is chosen by a rule, not by eye: neither the best nor the worst.
+
+# %%
+from IPython.display import Image
+
+data = data_root or f"data/synthetic-{profile}"
+table = plots.qualitative_table(folders, data)
+Image(plots.write("qualitative", table, Path(figures, profile)), width=900)

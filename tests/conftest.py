@@ -1,0 +1,136 @@
+"""Shared builders for the tests; ``tiny_…`` make small random networks, prompts and tokens."""
+
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+
+@pytest.fixture(scope="session")
+def tiny_text_config() -> Callable[..., dict[str, Any]]:
+    """(family, layers, **fields) → config of a text encoder of width 32 and 64 words, as a dict."""
+
+    def build(family: str = "bert", layers: int = 4, **fields: Any) -> dict[str, Any]:
+        sizes = {"vocab_size": 64, "max_position_embeddings": 64}
+        if family == "distilbert":
+            sizes |= {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 48}
+        else:
+            sizes |= {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
+            sizes |= {"intermediate_size": 48}
+        return {"model_type": family} | sizes | fields
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A BERT tokenizer of a few words; fits the vocabulary of ``tiny_text_config``."""
+    from transformers import BertTokenizer
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = "spleen liver heart left right kidney in a ct image shape : location round flat above below ."
+    return BertTokenizer(vocab={word: i for i, word in enumerate([*special, *words.split()])})
+
+
+@pytest.fixture(scope="session")
+def tiny_tokens() -> Callable[..., Any]:
+    """(classes, texts, words, pad, seed) → PromptTokens of random words.
+
+    Class c has ``words + c % 3`` words a text; ``pad`` further columns hold words that the mask hides.
+    """
+    import torch
+
+    from bipvl.model.text import PromptTokens
+
+    def build(classes: int = 3, texts: int = 3, words: int = 2, pad: int = 0, seed: int = 0) -> PromptTokens:
+        random = torch.Generator().manual_seed(seed)
+        lengths = [2 + texts * (words + c % 3) for c in range(classes)]
+        shape = (classes, max(lengths))
+        ids = torch.randint(5, 64, shape, generator=random)
+        mask, segment = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+        for c, length in enumerate(lengths):
+            mask[c, :length] = 1
+            segment[c, 1 : length - 1] = torch.arange(texts).repeat_interleave(words + c % 3)
+        junk = torch.randint(5, 64, (classes, pad), generator=random)
+        hidden, none = torch.zeros_like(junk), torch.full_like(junk, -1)
+        return PromptTokens.of(
+            torch.cat([ids, junk], 1), torch.cat([mask, hidden], 1), torch.cat([segment, none], 1)
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_bipvlseg(tiny_text_config: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """(seed, **overrides) → BiPVLSeg in eval mode: 3 classes, 2 stages, crops divisible by 8."""
+    import torch
+
+    from bipvl.model.bipvlseg import BiPVLSeg
+
+    def build(seed: int = 0, **overrides: Any) -> BiPVLSeg:
+        settings = {
+            "in_channels": 1,
+            "num_classes": 3,
+            "text_config": tiny_text_config(),
+            "feature_size": 12,
+            "depths": (1, 1),
+            "num_heads": (2, 4),
+            "window_size": 4,
+            "fusion_layers": 2,
+            "fusion_width": 32,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return BiPVLSeg(**settings | overrides).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Both variants trained and evaluated once on a tiny synthetic heart cohort, for all tests of a session.
+
+    Processes that run tests side by side share one set of runs.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "smoke"
+    smoke = SimpleNamespace(
+        profile="smoke",
+        dataset="mmwhs_ct",
+        data_root=root / "data",
+        runs=root / "runs",
+        figures=root / "figures",
+    )
+    root.mkdir(exist_ok=True)
+    with FileLock(root / "lock"):
+        if not (root / "made").exists():
+            _make_smoke_runs(smoke)
+            (root / "made").touch()
+    return smoke
+
+
+def _make_smoke_runs(smoke: SimpleNamespace) -> None:
+    from bipvl.data.synthetic import synthesize
+    from bipvl.evaluate import evaluate
+    from bipvl.prepare import prepare
+    from bipvl.runs import Run, get_profile
+    from bipvl.train import train
+
+    cohort = get_profile(smoke.profile)["cohort"]
+    synthesize(
+        smoke.dataset, smoke.data_root, cases=cohort["cases"], size=tuple(cohort["size"]), progress=False
+    )
+    where = {
+        "profile": smoke.profile,
+        "dataset": smoke.dataset,
+        "data_root": smoke.data_root,
+        "root": smoke.runs,
+    }
+    prepare(**where, progress=False)
+    for variant in ("bipvlseg", "swin_unetr_v2"):
+        run = Run.plan(**where, variant=variant, seed=0)
+        train(run, smoke.data_root, progress=False)
+        evaluate(run, smoke.data_root, progress=False)

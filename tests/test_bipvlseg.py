@@ -1,0 +1,379 @@
+"""BiPVL-Seg as a whole: every part has an effect, and nothing but what is meant to has one."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel
+
+from bipvl.errors import BipvlError
+from bipvl.losses import Objective
+from bipvl.model.bifusion import BiFusion
+from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg, TextState
+from bipvl.model.text import PromptTokens, load_backbone, load_tokenizer
+
+ALL_TERMS = ("segmentation", "class_embedding", "alignment")
+KEY_BIASES = ("k_proj.bias", "attention.self.key.bias", "attention.k_lin.bias")
+"""A constant on every key leaves a softmax as it is: these have no gradient by right."""
+
+PROMPTS = [
+    ["Spleen in a CT image", "Shape: flat"],
+    ["Liver in a CT image", "Location: right"],
+    ["Left kidney in a CT image", "Shape: round"],
+]
+
+
+def volume_of(
+    batch: int = 1, channels: int = 1, size: tuple[int, ...] = (16, 16, 24), seed: int = 0
+) -> Tensor:
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def moved(a: Tensor, b: Tensor) -> float:
+    """How far b is from a, as a share of a's own spread."""
+    return ((a - b).norm() / (a - a.mean()).norm()).item()
+
+
+def assert_close(a: BiPVLOutput, b: BiPVLOutput, atol: float = 1e-5) -> None:
+    for name, value in vars(a).items():
+        assert torch.allclose(value, getattr(b, name), atol=atol), name
+
+
+def train_step(model: BiPVLSeg, volume: Tensor, prompts: object) -> Tensor:
+    """The full objective of random labels, backpropagated."""
+    shape = (len(volume), 1, *volume.shape[2:])
+    target = torch.randint(0, model.out_channels, shape, generator=torch.Generator().manual_seed(1))
+    overlapping = model.out_channels == model.num_classes
+    if overlapping:
+        target = (target == torch.arange(model.out_channels).view(-1, 1, 1, 1)).byte()
+    total, _ = Objective(terms=ALL_TERMS, overlapping=overlapping)(model(volume, prompts), target)
+    total.backward()
+    return total
+
+
+# --- every part has an effect -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_every_parameter_learns(family, tiny_bipvlseg, tiny_text_config, tiny_tokens):
+    model = tiny_bipvlseg(num_classes=5, text_config=tiny_text_config(family)).train()
+    train_step(model, volume_of(2, size=(24, 24, 16)), tiny_tokens(classes=5))
+    without = [n for n, p in model.named_parameters() if p.grad is None]
+    idle = [
+        n
+        for n, p in model.named_parameters()
+        if not n.endswith(KEY_BIASES) and n not in without and p.grad.abs().max() < 1e-7
+    ]
+    assert without == [] and idle == []
+
+
+def test_the_segmentation_loss_alone_teaches_both_encoders_and_every_fusion(tiny_bipvlseg, tiny_tokens):
+    """The decoder reads fused features; after the last image output only the text's own tail is left out."""
+    model, tokens = tiny_bipvlseg(), tiny_tokens()
+    model(volume_of(size=(24, 24, 16)), tokens).logits.square().mean().backward()
+    tail = tuple(f"fusions.1.{part}" for part in ("text_out", "final"))
+    heads = ("class_head", "visual_projection", "text_projection")
+    idle = {n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-10}
+    assert {n for n in idle if not n.endswith(KEY_BIASES) and not n.startswith((*tail, *heads))} == set()
+    assert {n for n, _ in model.named_parameters() if n.startswith((*tail, *heads))} <= idle
+
+
+def test_every_word_of_a_prompt_learns(tiny_bipvlseg, tiny_tokens):
+    model, tokens = tiny_bipvlseg(), tiny_tokens(pad=3)
+    train_step(model, volume_of(), tokens)
+    rows = model.text.embeddings.word_embeddings.weight.grad.abs().sum(1) > 0
+    assert set(rows.nonzero().flatten().tolist()) == set(tokens.ids[tokens.mask].tolist()) - {0}
+
+
+@torch.no_grad()
+def test_other_texts_give_other_logits(tiny_bipvlseg, tiny_tokens):
+    model, volume = tiny_bipvlseg(), volume_of()
+    a, b = (model.predict(volume, tiny_tokens(seed=seed)) for seed in (0, 1))
+    assert moved(a, b) > 1e-3
+
+
+@torch.no_grad()
+def test_other_images_give_other_concept_embeddings(tiny_bipvlseg, tiny_tokens):
+    """Of every text of every class; the embeddings before the first fusion see no image."""
+    model, tokens = tiny_bipvlseg(), tiny_tokens()
+    a, b = (model(volume_of(seed=seed), tokens) for seed in (0, 1))
+    assert ((a.text - b.text).norm(dim=-1) > 1e-3 * a.text.norm(dim=-1)).all()
+    assert moved(a.visual, b.visual) > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["the last BiFusion", "the last text stage", "the first BiFusion"])
+def test_each_fusion_and_text_stage_reaches_the_logits(part, tiny_bipvlseg, tiny_tokens):
+    model, volume, tokens = tiny_bipvlseg(), volume_of(), tiny_tokens()
+    before = model.predict(volume, tokens)
+    modules = {
+        "the last BiFusion": model.fusions[-1],
+        "the last text stage": model.text.stages[-1],
+        "the first BiFusion": model.fusions[0],
+    }
+    for parameter in modules[part].parameters():
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+    assert moved(before, model.predict(volume, tokens)) > 1e-3
+
+
+@torch.no_grad()
+def test_renaming_a_class_moves_that_classs_text_embedding_most(tiny_bipvlseg, tiny_tokens):
+    model, volume, tokens = tiny_bipvlseg(num_classes=5), volume_of(), tiny_tokens(classes=5)
+    before = model(volume, tokens).text[0]
+    for renamed in range(5):
+        ids = tokens.ids.clone()
+        ids[renamed, 1:3] = (ids[renamed, 1:3] + 7) % 59 + 5  # the words of its title
+        after = model(volume, PromptTokens.of(ids, tokens.mask, tokens.segment)).text[0]
+        distance = (after - before).norm(dim=-1)  # N × (K + 1)
+        assert distance.mean(1).argmax() == renamed
+        assert distance.argmax() == renamed * tokens.texts  # and of its texts the title
+
+
+# --- and nothing else has one -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("classes", [1, 3])
+def test_padding_changes_nothing(classes, tiny_bipvlseg, tiny_tokens):
+    """One class's prompt alone and padded, and several of different length padded further."""
+    model, volume = tiny_bipvlseg(num_classes=classes), volume_of()
+    plain = model(volume, tiny_tokens(classes=classes))
+    assert_close(plain, model(volume, tiny_tokens(classes=classes, pad=11)))
+
+
+@torch.no_grad()
+def test_a_batch_of_two_is_two_batches_of_one(tiny_bipvlseg, tiny_tokens):
+    model, tokens, volume = tiny_bipvlseg(), tiny_tokens(), volume_of(2)
+    both = model(volume, tokens)
+    for i in range(2):
+        one = BiPVLOutput(**{name: value[i : i + 1] for name, value in vars(both).items()})
+        assert_close(model(volume[i : i + 1], tokens), one)
+
+
+@torch.no_grad()
+def test_prediction_is_the_logits_however_the_prompts_come(tiny_bipvlseg, tiny_tokenizer):
+    """And no class embedding or alignment is computed for it."""
+    model, volume = tiny_bipvlseg(), volume_of()
+    model.tokenizer = tiny_tokenizer
+    logits = model(volume, PROMPTS).logits
+    tokens, state = model.static_prompts(PROMPTS), model.encode_prompts(PROMPTS)
+    assert isinstance(tokens, PromptTokens) and isinstance(state, TextState)
+
+    def never(module: nn.Module, inputs: tuple) -> None:
+        raise AssertionError("computed without need")
+
+    for part in (model.class_head, model.visual_projection, model.text_projection):
+        part.register_forward_pre_hook(never)
+    for prompts in (PROMPTS, tokens, state):
+        assert torch.equal(model.predict(volume, prompts), logits)
+
+
+# --- any size ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    classes=st.integers(1, 6),
+    background=st.booleans(),
+    channels=st.integers(1, 4),
+    texts=st.integers(1, 6),
+    stages=st.integers(1, 3),
+    layers=st.integers(1, 6),
+    sides=st.tuples(*[st.integers(1, 2)] * 2),
+)
+def test_any_number_of_classes_channels_texts_stages_and_layers(
+    classes, background, channels, texts, stages, layers, sides, tiny_bipvlseg, tiny_tokens, tiny_text_config
+):
+    model = tiny_bipvlseg(
+        num_classes=classes,
+        background=background,
+        in_channels=channels,
+        depths=(1,) * stages,
+        num_heads=(2, 4, 4)[:stages],
+        text_config=tiny_text_config(layers=layers),
+    )
+    size = tuple(side * model.vision.divisor for side in (*sides, 2))
+    volume, tokens = volume_of(2, channels, size), tiny_tokens(classes=classes, texts=texts)
+    with torch.no_grad():
+        output = model(volume, tokens)
+    assert output.logits.shape == (2, classes + background, *size)
+    assert output.class_logits.shape == (2, classes + background, 27)
+    assert output.visual.shape == (2, classes, 128) and output.text.shape == (2, classes, texts, 128)
+    assert train_step(model, volume, tokens).isfinite()
+
+
+@torch.no_grad()
+def test_without_its_rows_background_the_classes_are_the_last_channels(tiny_bipvlseg, tiny_tokens):
+    model = tiny_bipvlseg()
+    output = model(volume_of(), tiny_tokens())
+    expected = model.visual_projection(output.class_logits[:, 1:])
+    assert torch.equal(output.visual, expected)
+
+
+def test_a_wrong_number_of_prompts_is_told(tiny_bipvlseg, tiny_tokens):
+    with pytest.raises(ValueError, match="4 prompts for 3 classes; give one a class"):
+        tiny_bipvlseg().predict(volume_of(), tiny_tokens(classes=4))
+
+
+def test_texts_without_a_tokenizer_are_told(tiny_bipvlseg):
+    with pytest.raises(BipvlError, match=r"no tokenizer; set model\.tokenizer, or pass PromptTokens"):
+        tiny_bipvlseg().predict(volume_of(), PROMPTS)
+
+
+# --- frozen text ------------------------------------------------------------------------------------------
+
+
+def test_frozen_stages_are_a_fixed_function(tiny_bipvlseg, tiny_tokenizer):
+    model = tiny_bipvlseg(frozen_stages=2).train()
+    model.tokenizer = tiny_tokenizer
+    states = [model.encode_prompts(PROMPTS).hidden for _ in range(2)] + [
+        model.eval().encode_prompts(PROMPTS).hidden
+    ]
+    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])  # no dropout
+    train_step(model.train(), volume_of(), PROMPTS)
+    frozen = [model.text.embeddings, model.text.stages[0], model.text.stages[1]]
+    assert all(p.grad is None for module in frozen for p in module.parameters())
+    assert all(p.grad is not None for p in model.text.stages[2].parameters())
+    assert model.text.stages[2].training and not torch.equal(  # the free stage keeps its dropout
+        *(model(volume_of(), PROMPTS).text for _ in range(2))
+    )
+
+
+def test_frozen_text_is_computed_once_for_a_whole_training(tiny_bipvlseg, tiny_tokenizer):
+    model = tiny_bipvlseg(frozen_stages=2)
+    model.tokenizer = tiny_tokenizer
+    state = model.static_prompts(PROMPTS)
+    assert isinstance(state, TextState) and not model.training  # asking changes no mode
+    assert torch.equal(model(volume_of(), state).logits, model(volume_of(), PROMPTS).logits)
+    for _ in range(2):  # the same state serves step after step
+        train_step(model.train(), volume_of(), state)
+
+
+# --- saving and creating ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_saved_and_loaded_is_the_same_model(tmp_path, tiny_bipvlseg, tiny_tokenizer):
+    model, volume = tiny_bipvlseg(frozen_stages=1, num_heads=[3, 6]), volume_of()
+    model.tokenizer = tiny_tokenizer
+    model.save_pretrained(tmp_path)
+    loaded = BiPVLSeg.from_pretrained(tmp_path)
+    assert not loaded.training and loaded.tokenizer is not None
+    assert torch.equal(loaded.predict(volume, PROMPTS), model.predict(volume, PROMPTS))
+    assert [n for n, p in loaded.named_parameters() if not p.requires_grad] == [
+        n for n, p in model.named_parameters() if not p.requires_grad
+    ]
+    assert json.loads((tmp_path / "config.json").read_text())["text_config"]["model_type"] == "bert"
+
+
+@torch.no_grad()
+def test_a_model_without_tokenizer_is_saved_and_loaded_too(tmp_path, tiny_bipvlseg, tiny_tokens):
+    model = tiny_bipvlseg()
+    model.save_pretrained(tmp_path)
+    loaded = BiPVLSeg.from_pretrained(tmp_path)
+    assert loaded.tokenizer is None
+    assert torch.equal(loaded.predict(volume_of(), tiny_tokens()), model.predict(volume_of(), tiny_tokens()))
+
+
+def test_a_saved_model_that_lacks_a_tensor_does_not_load(tmp_path, tiny_bipvlseg):
+    """The authors' files lack every BiFusion; nothing may stay random in silence."""
+    tiny_bipvlseg().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if not k.startswith("fusions.")}, path)
+    with pytest.raises(RuntimeError, match=r"fusions\.0"):
+        BiPVLSeg.from_pretrained(tmp_path)
+
+
+def test_created_around_a_pretrained_text_encoder(tmp_path, tiny_bipvlseg, tiny_tokenizer):
+    source = tiny_bipvlseg().text
+    folder = tmp_path / "encoder"
+    backbone = AutoModel.from_config(source.config)
+    backbone.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    sizes = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4}
+    model = BiPVLSeg.create(text=str(folder), in_channels=1, num_classes=3, frozen_stages=2, **sizes)
+    theirs = load_backbone(str(folder)).embeddings.word_embeddings.weight
+    assert torch.equal(model.text.embeddings.word_embeddings.weight, theirs)
+    assert model(volume_of(), PROMPTS).text.isfinite().all()
+    assert torch.equal(*(model.static_prompts(PROMPTS).hidden for _ in range(2)))  # no dropout from the start
+
+
+@torch.no_grad()
+def test_the_offline_encoder_tells_renamed_classes_apart():
+    sizes = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4}
+    torch.manual_seed(0)
+    model = BiPVLSeg.create(text="minilm", in_channels=1, num_classes=3, **sizes).eval()
+    assert type(model.tokenizer) is type(load_tokenizer("minilm"))
+    before = model(volume_of(), PROMPTS).text[0]
+    for c in range(3):
+        renamed = [[*texts] for texts in PROMPTS]
+        renamed[c][0] = "Pulmonary artery in a CT image"
+        after = model(volume_of(), renamed).text[0]
+        assert (after - before).norm(dim=-1).mean(1).argmax() == c
+
+
+# --- BiFusion ---------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("residual", "lowest", "highest"), [(True, 0.0, 0.8), (False, 0.99, 1.0)])
+def test_the_residual_keeps_tokens_apart_and_its_absence_erases_them(residual, lowest, highest):
+    """Paper, figure b. Text tokens as alike as BERT's (cosine about 0.45) through one untrained block."""
+    torch.manual_seed(0)
+    block = BiFusion(image_dim=48, text_dim=64, residual=residual).eval()
+    text = torch.randn(1, 40, 64) + 0.9 * torch.randn(1, 1, 64)
+    image, fused = block(torch.randn(1, 200, 48), text)
+
+    def alike(tokens: Tensor) -> float:
+        unit = F.normalize(tokens[0], dim=-1)
+        return ((unit @ unit.T).sum() - 40).item() / (40 * 39)
+
+    assert 0.35 < alike(text) < 0.55
+    assert image.shape == (1, 200, 48) and fused.shape == text.shape
+    assert lowest < alike(fused) < highest
+
+
+@torch.no_grad()
+def test_fusion_goes_both_ways_and_knows_no_order_of_tokens():
+    torch.manual_seed(0)
+    block = BiFusion(image_dim=24, text_dim=24).eval()  # equal widths: no projections
+    assert not [n for n, _ in block.named_parameters() if n.startswith(("text_in", "text_out"))]
+    image, text = torch.randn(1, 30, 24), torch.randn(1, 10, 24)
+    a, b = block(image, text)
+    assert not torch.allclose(a, block(image, text.flip(-1))[0], atol=1e-3)
+    assert not torch.allclose(b, block(image.flip(-1), text)[1], atol=1e-3)
+    c, d = block(image.flip(1), text.flip(1))
+    assert torch.allclose(a, c.flip(1), atol=1e-5) and torch.allclose(b, d.flip(1), atol=1e-5)
+
+
+# --- other precisions and devices -------------------------------------------------------------------------
+
+
+def test_mixed_precision_trains(tiny_bipvlseg, tiny_tokens):
+    model = tiny_bipvlseg().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        total = train_step(model, volume_of(), tiny_tokens())
+    assert total.isfinite() and total.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_trains_at_the_papers_size_on_a_device_that_is_not_here():
+    """96³, feature size 48, 12-layer text encoder of width 768, 15 prompts of 110 tokens, on ``meta``."""
+    config = {"model_type": "bert", "vocab_size": 1000}  # the rest is BERT-base by default
+    model = BiPVLSeg(in_channels=1, num_classes=15, text_config=config).to("meta").train()
+    ids = torch.randint(5, 1000, (15, 110))
+    mask = (torch.arange(110) < torch.randint(80, 111, (15, 1))).long()
+    segment = (torch.arange(110) // 19).where(mask.bool(), -1)
+    output = model(torch.zeros(1, 1, 96, 96, 96, device="meta"), PromptTokens.of(ids, mask, segment))
+    assert output.logits.shape == (1, 16, 96, 96, 96) and output.class_logits.shape == (1, 16, 27)
+    assert output.visual.shape == (1, 15, 128) and output.text.shape == (1, 15, 6, 128)
+    objective = Objective(terms=ALL_TERMS, overlapping=False).to("meta")
+    total, _ = objective(output, torch.zeros(1, 1, 96, 96, 96, device="meta"))
+    total.backward()
+    assert all(p.grad is not None for p in [*model.parameters(), *objective.parameters()])
+    assert [len(stage) for stage in model.text.stages] == [1, 5, 2, 2, 2]

@@ -1,0 +1,257 @@
+"""Figures: the same bytes from their tables alone, legible, and anatomically the right way round."""
+
+from itertools import combinations
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
+from matplotlib.text import Text
+from score_files import experiments, write_history, write_metrics, write_runs
+
+from bipvl import plots, style
+from bipvl.data.layouts import Case
+from bipvl.data.spec import load_spec
+from bipvl.errors import BipvlError
+from bipvl.plots.pixels import read_slices
+from bipvl.statistics import case_means, class_values, read_runs, study_folders
+
+DATASETS = ("amos22", "mmwhs_ct", "msd_brain")
+RIGHT, FRONT, HEAD = 1, 2, 3  # classes of the little scene, by where their block lies
+
+
+def scene(folder: Path, axes: str, spacing=(2.0, 3.0, 4.0), dataset: str = "mmwhs_ct") -> Case:
+    """A dim box with three bright blocks, one towards each of right, front and head, in an axis order."""
+    spec = load_spec(dataset)
+    labels = np.zeros((20, 16, 12), np.int16)
+    codes = spec.decoded_codes
+    labels[14:18, 7:9, 2:10] = codes[RIGHT - 1]
+    labels[9:11, 12:15, 2:9] = codes[FRONT - 1]
+    labels[9:11, 7:9, 9:11] = codes[HEAD - 1]
+    image = 100 + 100.0 * (labels > 0)
+    affine = np.diag([*spacing, 1.0])
+    to = nib.orientations.axcodes2ornt(axes)
+    channels = len(spec.channels)
+    for name, array in (
+        ("label", labels),
+        ("image", np.stack([image] * channels, -1) if channels > 1 else image),
+    ):
+        nib.save(nib.Nifti1Image(array, affine).as_reoriented(to), folder / f"{axes}_{name}.nii.gz")
+    return Case(axes, folder / f"{axes}_image.nii.gz", folder / f"{axes}_label.nii.gz")
+
+
+def origin(**more):
+    return {"cohort": "synthetic", "profile": "quick", "seeds": "0", "cases": "4", "rule": "the case"} | more
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
+    """The table of every figure, on three datasets with 15, 7 and 3 classes."""
+    folder = tmp_path_factory.mktemp("runs")
+    for dataset in DATASETS:
+        write_runs(folder, dataset)
+    folders, _ = study_folders(experiments(DATASETS), "main", "quick", folder)
+    scores = read_runs(folders)
+    parts, samples = [], []
+    for dataset in DATASETS:
+        spec, case = load_spec(dataset), scene(folder, "LPS", dataset=dataset)
+        truth = {"bipvlseg": case.label, "swin_unetr_v2": case.label}
+        dice = {"bipvlseg": 0.5, "swin_unetr_v2": 0.4}
+        parts.append(plots.slice_table(spec, case, origin=origin(), predictions=truth, dice=dice))
+        for plane in ("axial", "coronal"):
+            samples.append(plots.slice_table(spec, case, origin=origin(), plane=plane))
+    return {
+        "main_dice": case_means(scores),
+        "class_dice": class_values(scores),
+        "training_curves": plots.training_curves(folders),
+        "qualitative": pd.concat(parts, ignore_index=True),
+        **{f"data_samples-{d}": pd.concat(samples[2 * i : 2 * i + 2]) for i, d in enumerate(DATASETS)},
+    }
+
+
+FIGURES = [
+    "main_dice",
+    "class_dice",
+    "training_curves",
+    "qualitative",
+    *(f"data_samples-{d}" for d in DATASETS),
+]
+
+
+def test_every_registered_figure_is_tested(tables):
+    assert {name.split("-")[0] for name in FIGURES} == set(plots.FIGURES)
+    assert set(FIGURES) == set(tables)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_written_whole_and_redrawn_to_the_same_bytes_from_its_csv(tables, name, tmp_path):
+    png = plots.write(name, tables[name], tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(files) == {f"{name}.{suffix}" for suffix in ("csv", "pdf", "png")}
+    assert b"CreationDate" not in files[f"{name}.pdf"]
+    picture = imread(png)[..., :3]
+    assert picture.std() > 0.05 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    for suffix in ("pdf", "png"):
+        (tmp_path / f"{name}.{suffix}").unlink()
+    assert plots.redraw(tmp_path) == [png]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_legible_in_print_and_says_whose_data_it_shows(tables, name):
+    figure = plots.draw(name, tables[name])
+    with style.context():
+        FigureCanvasAgg(figure).draw()
+        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+        width, height = figure.bbox.size
+        for text in texts:
+            box = text.get_window_extent()
+            assert text.get_fontsize() >= style.SMALL, text
+            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, text
+    assert figure.get_figwidth() <= style.WIDTH
+    caption = figure.get_supxlabel()
+    assert "Synthetic cohort, profile quick" in caption.replace("\n", " ")
+    assert name.startswith("data_samples") or "seed 0" in caption
+
+
+def test_the_style_stays_inside_its_context():
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    with style.context():
+        assert mpl.rcParams["pdf.fonttype"] == 42
+    assert dict(mpl.rcParams) == before
+
+
+def oklab(rgb):
+    """Linear RGB → a space in which distance is about what is seen (Ottosson 2020)."""
+    cones = rgb @ np.array([[0.4122, 0.2119, 0.0883], [0.5363, 0.6807, 0.2817], [0.0514, 0.1074, 0.6300]])
+    back = [[0.2105, 1.9780, 0.0259], [0.7936, -2.4286, 0.7828], [-0.0041, 0.4506, -0.8087]]
+    return np.cbrt(np.clip(cones, 0, 1)) @ np.array(back)
+
+
+DEFICIENCIES = {  # Machado et al. 2009, severity 1.0, in linear RGB
+    "none": np.eye(3),
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_all_class_colours_differ_for_every_kind_of_colour_vision(deficiency):
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in style.CLASS_COLOURS])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = oklab(np.clip(linear @ np.transpose(DEFICIENCIES[deficiency]), 0, 1))
+    assert len(seen) == max(load_spec(d).num_classes for d in DATASETS)
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 0.05
+
+
+def test_an_unknown_variant_gets_a_colour_of_its_own():
+    colours = style.variant_colours(["bipvlseg", "no_fusion", "one_way"])
+    assert len(set(colours.values())) == 3
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
+def test_slices_show_the_patient_as_a_radiologist_expects(tmp_path, axes):
+    spec = load_spec("mmwhs_ct")
+    axial = read_slices(plots.slice_table(spec, scene(tmp_path, axes), origin=origin()))[0]
+    rows, columns = np.indices(axial.masks["truth"].shape)
+
+    def middle(number, mask):
+        return rows[: len(mask)][mask == number].mean(), columns[mask == number].mean()
+
+    right, front = (middle(number, axial.masks["truth"]) for number in (RIGHT, FRONT))
+    assert right[1] < axial.image.shape[1] / 3  # the patient's right is at the left
+    assert front[0] < axial.image.shape[0] / 3  # the front is at the top
+    assert axial.facts["pixel_width_mm"] == 2 and axial.facts["pixel_height_mm"] == 3
+    assert axial.size == (16 * 3, 20 * 2)
+    table = plots.slice_table(spec, scene(tmp_path, axes), origin=origin(), plane="coronal")
+    coronal = read_slices(table)[0]
+    head = np.argwhere(coronal.masks["truth"] == HEAD)
+    assert head[:, 0].mean() < coronal.image.shape[0] / 3
+    assert coronal.facts["pixel_height_mm"] == 4
+
+
+def test_grey_values_follow_the_datasets_window_and_air_is_cut_off(tmp_path):
+    case = scene(tmp_path, "RAS")
+    scan = nib.load(case.image)
+    values = np.full((60, 60, 12), -1000.0)
+    values[20:40, 20:36] = scan.get_fdata()
+    labels = np.zeros(values.shape, np.int16)
+    labels[20:40, 20:36] = nib.load(case.label).get_fdata()
+    nib.save(nib.Nifti1Image(values, scan.affine), case.image)
+    nib.save(nib.Nifti1Image(labels, scan.affine), case.label)
+    shown = read_slices(plots.slice_table(load_spec("mmwhs_ct"), case, origin=origin()))[0]
+    assert set(np.unique(shown.image)) == {0, 64, 128}  # of 0 … 400 HU: air, 100, 200
+    assert shown.image.shape == (16 + 6, 20 + 6)
+
+
+def test_of_nested_classes_the_innermost_is_shown_and_large_slices_are_thinned(tmp_path):
+    spec = load_spec("msd_brain")  # codes: 1 edema, 2 non-enhancing core, 3 enhancing
+    codes = np.zeros((400, 200, 3), np.int16)
+    codes[100:300, 50:150] = 1
+    codes[150:250, 70:130] = 2
+    codes[180:220, 80:120] = 3
+    image = np.random.default_rng(0).uniform(1, 2, (*codes.shape, 4))
+    case = Case("big", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    nib.save(nib.Nifti1Image(image, np.eye(4)), case.image)
+    nib.save(nib.Nifti1Image(codes, np.eye(4)), case.label)
+    shown = read_slices(plots.slice_table(spec, case, origin=origin()))[0]
+    names = {number: spec.classes[number - 1].name for number in np.unique(shown.masks["truth"]) if number}
+    assert names[shown.masks["truth"][33, 66]] == "enhancing tumour"
+    assert set(names.values()) == {"tumour core", "whole tumour", "enhancing tumour"}
+    assert max(shown.image.shape) <= 192
+    assert shown.size == pytest.approx((200, 400), abs=3)
+
+
+def test_a_prediction_on_another_grid_is_refused(tmp_path):
+    case = scene(tmp_path, "RAS")
+    other = tmp_path / "prediction.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.int16), np.eye(4)), other)
+    with pytest.raises(BipvlError, match="prediction.nii.gz has not the shape of"):
+        plots.slice_table(load_spec("mmwhs_ct"), case, origin=origin(), predictions={"bipvlseg": other})
+
+
+def test_curves_are_windowed_means_with_their_range_and_validation_is_left_alone(tmp_path):
+    folder = write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", [])
+    history = write_history(folder, language=True)  # 130 steps: windows of 3
+    table = plots.training_curves({"mmwhs_ct": [folder]}).set_index("term")
+    first = table.loc["total"].iloc[1]
+    window = history["total"][3:6]
+    assert first[["step", "value", "low", "high"]].tolist() == pytest.approx(
+        [4, window.mean(), window.min(), window.max()]
+    )
+    assert table.loc["val_dice", "step"].tolist() == [49, 99, 129]
+    assert set(table.index) == set(history.columns) - {"step"}
+
+
+def test_a_history_without_its_columns_is_named(tmp_path):
+    folder = write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", [])
+    (folder / "history.csv").write_text("step,loss\n0,1\n")
+    with pytest.raises(BipvlError, match=r"history.csv lacks the columns lr, total, val_dice"):
+        plots.training_curves({"mmwhs_ct": [folder]})
+
+
+def test_redraw_names_what_is_wrong(tmp_path):
+    with pytest.raises(BipvlError, match="holds no table of a figure"):
+        plots.redraw(tmp_path)
+    (tmp_path / "main_dice.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(BipvlError, match=r"main_dice.csv is not the table of 'main_dice'"):
+        plots.redraw(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["main_dice.csv"]

@@ -1,0 +1,167 @@
+"""Training, inference and evaluation of a whole run, at a scale of seconds."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bipvl.data.crops import TrainingCrops, prepared
+from bipvl.data.layouts import list_cases
+from bipvl.data.splits import read_split
+from bipvl.errors import BipvlError
+from bipvl.evaluate import evaluate
+from bipvl.infer import Segmenter
+from bipvl.progress import Progress, is_trained
+from bipvl.runs import Run
+from bipvl.train import learning_rate, train
+
+VARIANTS = ("bipvlseg", "swin_unetr_v2")
+
+
+def open_run(smoke, variant):
+    return Run.open(smoke.runs / smoke.profile / smoke.dataset / variant / "seed0")
+
+
+@pytest.fixture
+def fresh_run(smoke_runs, tmp_path):
+    """A run that has not begun, beside a copy of the split."""
+
+    def make(variant, **changes):
+        run = Run.plan(
+            profile=smoke_runs.profile,
+            dataset=smoke_runs.dataset,
+            variant=variant,
+            seed=0,
+            data_root=smoke_runs.data_root,
+            root=tmp_path / "runs",
+        )
+        run.config.update(changes)
+        run.split_path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(open_run(smoke_runs, variant).split_path, run.split_path)
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_leaves_what_the_design_promises(smoke_runs, variant):
+    run = open_run(smoke_runs, variant)
+    history = pd.read_csv(run.directory / "history.csv")
+    assert is_trained(run)
+    assert list(history["step"]) == list(range(len(history)))
+    assert np.isfinite(history["total"]).all()
+    assert history["val_dice"].notna().sum() == run.config["training"]["epochs"]
+    manifest = json.loads((run.directory / "manifest.json").read_text())
+    assert set(manifest["phases"]) == {"train", "evaluate"}
+    assert run.config["cohort"] == "synthetic"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_metrics_cover_every_test_case_on_both_grids(smoke_runs, variant):
+    run = open_run(smoke_runs, variant)
+    table = pd.read_csv(run.directory / "metrics.csv", keep_default_na=False)
+    assert list(table.columns) == ["case", "class", "metric", "grid", "value", "flag"]
+    test = json.loads(run.split_path.read_text())["test"]
+    for grid in ("scan", "working"):
+        assert set(table.loc[table["grid"] == grid, "case"]) == set(test)
+    assert set(table["metric"]) == {"dice", "hd95_mm", "nsd"}
+    assert not table.duplicated(["case", "class", "metric", "grid"]).any()
+
+
+def test_predictions_lie_on_the_scans_own_grid_in_native_codes(smoke_runs):
+    run = open_run(smoke_runs, "bipvlseg")
+    for case in list_cases(run.spec, smoke_runs.data_root):
+        path = run.directory / "predictions" / f"{case.id}.nii.gz"
+        if path.exists():
+            predicted, scan = nib.load(path), nib.load(case.image)
+            assert predicted.shape == scan.shape[:3]
+            np.testing.assert_allclose(predicted.affine, scan.affine, atol=1e-5)
+            assert set(np.unique(predicted.get_fdata())) <= set(run.spec.known_codes)
+
+
+def test_the_same_command_gives_the_same_bytes(smoke_runs, fresh_run):
+    run = fresh_run("bipvlseg")
+    train(run, smoke_runs.data_root, progress=False)
+    evaluate(run, smoke_runs.data_root, progress=False)
+    for name in ("history.csv", "metrics.csv", "config.json", "model/model.safetensors"):
+        assert (run.directory / name).read_bytes() == (
+            open_run(smoke_runs, "bipvlseg").directory / name
+        ).read_bytes(), name
+
+
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_bytes(smoke_runs, fresh_run, monkeypatch):
+    run = fresh_run("bipvlseg")
+    add, stop_at = Progress.add, 6
+
+    def interrupted(self, *args):
+        add(self, *args)
+        if self.step == stop_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, smoke_runs.data_root, progress=False)
+    monkeypatch.setattr(Progress, "add", add)
+    assert not is_trained(run)
+    assert [*(run.directory / "state").glob("step-*")], "the stop must come after the first saved state"
+    train(run, smoke_runs.data_root, progress=False)
+    for name in ("history.csv", "model/model.safetensors"):
+        assert (run.directory / name).read_bytes() == (
+            open_run(smoke_runs, "bipvlseg").directory / name
+        ).read_bytes(), name
+
+
+def test_a_directory_of_other_settings_is_refused(fresh_run, smoke_runs):
+    fresh_run("bipvlseg").claim()
+    with pytest.raises(BipvlError, match="other settings \\(crop\\)"):
+        train(fresh_run("bipvlseg", crop=[24, 24, 24]), smoke_runs.data_root)
+
+
+def test_crops_depend_on_seed_and_number_alone(smoke_runs, tmp_path):
+    run = open_run(smoke_runs, "bipvlseg")
+    cases = list_cases(run.spec, smoke_runs.data_root)
+    by_id = {case.id: case for case in cases}
+    ids = read_split(run.split_path, cases).train
+    data = prepared(run.spec, [by_id[i] for i in ids], run.config["spacing"], tmp_path)
+
+    def crops(seed, order):
+        crops = TrainingCrops(cases=data, spec=run.spec, crop=(16, 16, 16), length=12, seed=seed)
+        found = {i: crops[i]["image"] for i in order}
+        return [found[i] for i in sorted(found)]
+
+    forwards, backwards, other = crops(0, range(12)), crops(0, reversed(range(12))), crops(1, range(12))
+    assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(forwards, other, strict=True))
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    rates = [learning_rate(step, 100, 0.1) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10]) and max(rates) == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
+    assert learning_rate(0, 300, 0.0) == 1.0
+
+
+def test_segment_writes_a_mask_and_tells_what_is_wrong(smoke_runs, tmp_path):
+    run = open_run(smoke_runs, "bipvlseg")
+    case = list_cases(run.spec, smoke_runs.data_root)[0]
+    segmenter = Segmenter(run=run)
+    segmenter.segment(case.image, tmp_path / "mask.nii.gz")
+    assert nib.load(tmp_path / "mask.nii.gz").shape == nib.load(case.image).shape
+    with pytest.raises(BipvlError, match=r"nothing\.nii\.gz is missing"):
+        segmenter.segment(tmp_path / "nothing.nii.gz", tmp_path / "other.nii.gz")
+    with pytest.raises(BipvlError, match=r"ends in \.nii\.gz"):
+        segmenter.segment(case.image, tmp_path / "mask.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.nii.gz"]
+
+
+def test_an_untrained_run_cannot_segment(fresh_run):
+    run = fresh_run("bipvlseg")
+    run.claim()
+    with pytest.raises(BipvlError, match="train it first"):
+        Segmenter(run=run)
+    with pytest.raises(BipvlError, match="holds no run"):
+        Run.open(run.directory.parent)
