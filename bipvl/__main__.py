@@ -137,14 +137,18 @@ def train(
 
     Several GPUs: accelerate launch -m bipvl train amos22 bipvlseg --profile paper --data-root /data
     """
+    from bipvl.data.spec import load_spec
     from bipvl.experiments import check_data_root
     from bipvl.runs import Run
+    from bipvl.variants import get_variant
 
     check_data_root(profile, data_root)
+    get_variant(variant)
+    split = runs / profile / load_spec(dataset).name / "split.json"
+    if not split.is_file():
+        raise BipvlError(f"{split} is missing; run `bipvl prepare {dataset}` with the same options first")
     root = _data_root(profile, dataset, data_root)
     run = Run.plan(profile=profile, dataset=dataset, variant=variant, seed=seed, data_root=root, root=runs)
-    if not run.split_path.is_file():
-        raise BipvlError(f"{run.split_path} is missing; run `bipvl prepare` with the same options first")
     from bipvl.train import train as train_run
 
     train_run(run, root)
@@ -222,8 +226,8 @@ def figures(
         raise BipvlError(f"{folder} is not a folder; `make reproduce` writes the figures and their CSVs")
     from bipvl.plots import redraw
 
-    redraw(folder)
-    typer.echo(f"{folder} is drawn anew")
+    for path in redraw(folder):
+        typer.echo(f"drew {path}")
 
 
 def _data_root(profile: str, dataset: str, data_root: Path | None) -> Path:

@@ -12,20 +12,25 @@ NOISE = 0.01
 HARD_NEGATIVES = 3
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, *, overlapping: bool) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, target: Tensor, *, overlapping: bool, class_weights: Tensor | None = None
+) -> Tensor:
     """Dice + cross-entropy for one label a voxel, Dice (squared) + BCE for overlapping labels.
 
     Args:
         logits: B × C × H × W × D.
         target: B × 1 × H × W × D class index, or B × C × H × W × D binary where ``overlapping``.
+        class_weights: C weights of the cross-entropy (of a class's own voxels in BCE); all 1 in the paper.
     """
-    from monai.losses import DiceCELoss, DiceLoss
+    from monai.losses import DiceLoss
 
     if overlapping:
         target = target.to(logits.dtype)
         dice = DiceLoss(sigmoid=True, squared_pred=True)(logits, target)
-        return dice + F.binary_cross_entropy_with_logits(logits, target)
-    return DiceCELoss(softmax=True, to_onehot_y=True)(logits, target)
+        weights = None if class_weights is None else class_weights.view(-1, 1, 1, 1)
+        return dice + F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights)
+    dice = DiceLoss(softmax=True, to_onehot_y=True)(logits, target)
+    return dice + F.cross_entropy(logits, target[:, 0].long(), weight=class_weights)
 
 
 def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
@@ -113,11 +118,15 @@ class Objective(nn.Module):
     Args:
         terms: of "segmentation", "class_embedding" and "alignment".
         overlapping: whether labels are binary channels rather than one class index a voxel.
+        class_weights: C weights of the segmentation's cross-entropy, or None for all 1.
     """
 
-    def __init__(self, *, terms: tuple[str, ...], overlapping: bool) -> None:
+    def __init__(
+        self, *, terms: tuple[str, ...], overlapping: bool, class_weights: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.terms, self.overlapping = terms, overlapping
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.weighting = UncertaintyWeighting(terms=terms) if len(terms) > 1 else None
 
     @property
@@ -128,7 +137,10 @@ class Objective(nn.Module):
     def forward(self, output: Any, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """A network's output (logits, or an output that has them) and target → total, named terms."""
         logits = output if isinstance(output, Tensor) else output.logits
-        losses = {"segmentation": segmentation_loss(logits, target, overlapping=self.overlapping)}
+        segmentation = segmentation_loss(
+            logits, target, overlapping=self.overlapping, class_weights=self.class_weights
+        )
+        losses = {"segmentation": segmentation}
         if "class_embedding" in self.terms:
             losses["class_embedding"] = class_embedding_loss(output.class_logits, logits)
         if "alignment" in self.terms:

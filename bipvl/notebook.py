@@ -25,14 +25,16 @@ PLAIN_PROGRESS = {
 
 
 class Lines:
-    """A text file that passes on whole lines, each under a label; a carriage return ends a line too."""
+    """A text file that prints each line under a label; a progress bar's new state is a line too."""
 
     def __init__(self, *, label: str, target: Any = None) -> None:
         self.label, self.target, self.rest = label, target or sys.stderr, ""
 
     def write(self, text: str) -> None:
-        """Print the lines that ``text`` completes."""
-        *lines, self.rest = re.split(r"[\r\n]+", self.rest + text)
+        """Print what is complete: tqdm writes a state as a whole, after a carriage return."""
+        *lines, self.rest = re.split(r"[\r\n]", self.rest + text)
+        if "\r" in text:
+            lines, self.rest = [*lines, self.rest], ""
         for line in filter(str.strip, lines):
             print(f"{self.label}: {line.rstrip()}", file=self.target, flush=True)
 
@@ -44,8 +46,8 @@ def execute(notebook: str | Path, output: str | Path, parameters: Mapping[str, A
     """Execute ``notebook`` with ``parameters`` into ``output``, which appears when all its cells have run.
 
     Raises:
-        BipvlError: a cell failed (its own sentence where it raised a BipvlError) or the kernel died. How far
-            the notebook came then lies beside ``output``, with ``.failed`` in its name.
+        BipvlError: a cell failed (its own sentence where it raised a BipvlError) and the notebook lies beside
+            ``output``, with ``.failed`` in its name; or the kernel died.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -62,20 +64,20 @@ def execute(notebook: str | Path, output: str | Path, parameters: Mapping[str, A
                 temporary,
                 dict(parameters),
                 progress_bar=False,
+                request_save_on_cell_execute=False,
                 stdout_file=progress,
                 stderr_file=progress,
                 coalesce_streams=True,
-                extra_arguments=["--log-level=ERROR"],  # of the kernel, which warns about its own sockets
+                extra_arguments=["--log-level=CRITICAL"],  # of the kernel, which complains when it is stopped
             )
         except papermill.PapermillExecutionError as error:
             os.replace(temporary, failed)
             text = error.evalue if error.ename == "BipvlError" else str(error)
             raise BipvlError(f"{label}: {text} (see {failed})") from None
         except DeadKernelError:
-            os.replace(temporary, failed)
             raise BipvlError(
                 f"{label}: the notebook's process was ended from outside, most often for want of memory; "
-                f"try fewer JOBS (see {failed})"
+                "try fewer JOBS"
             ) from None
     failed.unlink(missing_ok=True)
     progress.write("done\n")

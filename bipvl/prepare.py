@@ -13,7 +13,7 @@ from bipvl.data.transforms import prepare_transform
 from bipvl.errors import BipvlError
 from bipvl.evaluate import score_cases
 from bipvl.files import write_csv
-from bipvl.runs import get_profile
+from bipvl.runs import dataset_settings, get_profile
 
 SPLIT_SEED = 42
 """Of every split, the release's own seed: runs with other seeds share their test cases."""
@@ -37,7 +37,7 @@ def prepare(
     Raises:
         BipvlError: the data have faults, or the profile has no synthetic cohort and no data root is given.
     """
-    settings, spec = get_profile(profile), load_spec(dataset)
+    spec = load_spec(dataset)
     data_root = Path(data_root) if data_root else synthetic_cohort(profile, dataset, progress)
     faults = check_dataset(spec, data_root)
     if faults:
@@ -48,7 +48,7 @@ def prepare(
     cases = list_cases(spec, data_root)
     split = make_split(spec, cases, SPLIT_SEED)
     folder, by_id = Path(root) / profile / spec.name, {case.id: case for case in cases}
-    spacing = settings.get("spacing", {}).get(spec.name, spec.spacing)
+    spacing = dataset_settings(profile, spec)["spacing"]
     load = prepare_transform(spec, spacing)
     labels = [
         load({"image": str(by_id[i].image), "label": str(by_id[i].label)})["label"].as_subclass(Tensor)

@@ -61,7 +61,8 @@ def _what(notebooks: Sequence[str | Path]) -> str:
     paths = (Path(notebook).with_name("config.json") for notebook in notebooks)
     configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     profiles, cohorts = ({c[key] for c in configs} for key in ("profile", "cohort"))
-    return f"Profile {', '.join(sorted(profiles))}; {' and '.join(sorted(cohorts))} cohorts; {len(configs)} runs."
+    profile, cohort = " and ".join(sorted(profiles)), " and ".join(sorted(cohorts))
+    return f"Profile {profile}; {cohort} cohorts; {len(configs)} runs."
 
 
 if __name__ == "__main__":

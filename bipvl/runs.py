@@ -35,6 +35,20 @@ def get_profile(name: str) -> dict[str, Any]:
     return choose("profile", name, load_profiles())
 
 
+def dataset_settings(profile: str, spec: DatasetSpec) -> dict[str, Any]:
+    """A profile's settings for one dataset: mappings from datasets to values are resolved."""
+    settings = {"spacing": list(spec.spacing)} | get_profile(profile)
+
+    def resolve(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if "default" in value:
+            return value.get(spec.name, value["default"])
+        return {key: resolve(inner) for key, inner in value.items()}
+
+    return resolve(settings)
+
+
 @dataclass(frozen=True)
 class Run:
     """One variant on one dataset with one seed at one profile, and its directory."""
@@ -54,15 +68,18 @@ class Run:
         root: Path = Path("runs"),
     ) -> "Run":
         """The run that these words name; nothing is written."""
-        settings, spec = get_profile(profile), load_spec(dataset)
+        spec = load_spec(dataset)
+        settings = dataset_settings(profile, spec)
         config = {
             "dataset": str(dataset),
             "variant": get_variant(variant).name,
             "profile": profile,
             "seed": seed,
             "cohort": cohort_of(data_root),
-            "spacing": list(settings.get("spacing", {}).get(spec.name, spec.spacing)),
-            **{key: settings[key] for key in ("crop", "network", "language", "training", "overlap")},
+            **{
+                key: settings[key]
+                for key in ("spacing", "crop", "network", "language", "training", "overlap")
+            },
         }
         return cls(root / profile / spec.name / variant / f"seed{seed}", config)
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from bipvl.data.crops import TrainingCrops, derive_seed, prepared
 from bipvl.data.layouts import list_cases
 from bipvl.data.prompts import default_prompts
+from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import read_split
 from bipvl.infer import make_predictor, predict_volume, to_labels
 from bipvl.losses import Objective
@@ -63,6 +64,23 @@ def make_optimizer(learner: Learner, settings: dict[str, Any]) -> torch.optim.Ad
     )
 
 
+def class_weights(cases: Dataset, spec: DatasetSpec, power: float) -> Tensor | None:
+    """C weights of the cross-entropy that grow with a class's rarity, to the given power; None for power 0.
+
+    One label a voxel: ∝ (1 / share of voxels)^power, 1 for the mean voxel. Overlapping labels: a class's own
+    voxels against all others, (others / own)^power. The paper weights no class; a training of minutes needs
+    it, or it never finds the small ones.
+    """
+    if not power:
+        return None
+    if spec.overlapping:
+        share = torch.stack([c["label"].float().mean((1, 2, 3)) for c in cases]).mean(0).clamp(min=1e-6)
+        return ((1 - share) / share) ** power
+    counts = sum(torch.bincount(c["label"].flatten().long(), minlength=spec.out_channels) for c in cases)
+    share = counts.clamp(min=1) / counts.sum()
+    return share**-power / (share ** (1 - power)).sum()
+
+
 def train(run: Run, data_root: str | Path, *, progress: bool = True) -> None:
     """Train a run to its end, from its last saved state where there is one.
 
@@ -85,10 +103,15 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
     parts = _prepared_parts(run, data_root)
     epoch = math.ceil(len(parts["train"]) / settings["batch_size"])
     steps = settings["epochs"] * epoch
+    interval = math.ceil(steps / settings["validations"])
 
     set_seed(derive_seed(config["seed"], "weights"))
     network = build_network(run.variant, spec, config)
-    objective = Objective(terms=run.variant.terms, overlapping=spec.overlapping)
+    objective = Objective(
+        terms=run.variant.terms,
+        overlapping=spec.overlapping,
+        class_weights=class_weights(parts["train"], spec, settings["rarity_power"]),
+    )
     learner = Learner(network=network, objective=objective).to(memory_format=torch.channels_last_3d)
     optimizer = make_optimizer(learner, settings)
     crops = TrainingCrops(
@@ -117,10 +140,12 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
         with accelerator.autocast():
             total, losses = learner(volume, sample["label"], prompts)
         accelerator.backward(total)
+        if settings["max_grad_norm"]:
+            accelerator.clip_grad_norm_(learner.parameters(), settings["max_grad_norm"])
         optimizer.step()
         optimizer.zero_grad()
         done.add(total, losses, objective.log_variances, settings["lr"] * factor)
-        if done.step % (settings["validate_every"] * epoch) == 0 or done.step == steps:
+        if done.step % interval == 0 or done.step == steps:
             score = validate(network, run, texts, parts["val"], accelerator.device)
             done.validated(score, accelerator, network)
             learner.train()

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -44,13 +46,16 @@ output = "runs/quickstart.nii.gz"  # the segmentation, in the dataset's own labe
 
 # %%
 from bipvl.errors import BipvlError
-from bipvl.infer import Segmenter
-from bipvl.runs import Run
 
 if not Path(run, "model").is_dir():
     raise BipvlError(
         f"{run} holds no trained run yet; type `make reproduce`, or set `run` to another folder."
     )
+
+# %%
+from bipvl.infer import Segmenter
+from bipvl.runs import Run
+
 trained = Run.open(run)
 segmenter = Segmenter(run=trained, prompts=prompts)
 print(

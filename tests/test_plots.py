@@ -1,5 +1,6 @@
 """Figures: the same bytes from their tables alone, legible, and anatomically the right way round."""
 
+import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -68,17 +69,13 @@ def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
         "class_dice": class_values(scores),
         "training_curves": plots.training_curves(folders),
         "qualitative": pd.concat(parts, ignore_index=True),
-        **{f"data_samples-{d}": pd.concat(samples[2 * i : 2 * i + 2]) for i, d in enumerate(DATASETS)},
+        "data_samples-amos22": pd.concat(samples[:2]),
+        "data_samples-msd_brain": pd.concat(samples[4:]),
     }
 
 
-FIGURES = [
-    "main_dice",
-    "class_dice",
-    "training_curves",
-    "qualitative",
-    *(f"data_samples-{d}" for d in DATASETS),
-]
+FIGURES = ["main_dice", "class_dice", "training_curves", "qualitative"]
+FIGURES += ["data_samples-amos22", "data_samples-msd_brain"]
 
 
 def test_every_registered_figure_is_tested(tables):
@@ -86,34 +83,47 @@ def test_every_registered_figure_is_tested(tables):
     assert set(FIGURES) == set(tables)
 
 
+@pytest.fixture(scope="module")
+def written(tables, tmp_path_factory) -> Path:
+    """A folder with every figure, written."""
+    folder = tmp_path_factory.mktemp("figures")
+    for name, table in tables.items():
+        plots.write(name, table, folder)
+    return folder
+
+
+def test_figures_are_redrawn_to_the_same_bytes_from_their_csv_alone(written, tmp_path):
+    for path in written.glob("*.csv"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "main_table.csv").write_text("not,a,figure\n")
+    assert [path.stem for path in plots.redraw(tmp_path)] == sorted(FIGURES)
+    (tmp_path / "main_table.csv").unlink()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
+        p.name: p.read_bytes() for p in written.iterdir()
+    }
+
+
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_written_whole_and_redrawn_to_the_same_bytes_from_its_csv(tables, name, tmp_path):
-    png = plots.write(name, tables[name], tmp_path)
-    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(files) == {f"{name}.{suffix}" for suffix in ("csv", "pdf", "png")}
-    assert b"CreationDate" not in files[f"{name}.pdf"]
-    picture = imread(png)[..., :3]
-    assert picture.std() > 0.05 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
-    for suffix in ("pdf", "png"):
-        (tmp_path / f"{name}.{suffix}").unlink()
-    assert plots.redraw(tmp_path) == [png]
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+def test_a_figure_lies_there_in_three_forms_undated_and_not_blank(written, name):
+    assert {p.suffix for p in written.glob(f"{name}.*")} == {".csv", ".pdf", ".png"}
+    assert b"CreationDate" not in (written / f"{name}.pdf").read_bytes()
+    picture = imread(written / f"{name}.png")[::5, ::5, :3]
+    assert picture.std() > 0.05
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_legible_in_print_and_says_whose_data_it_shows(tables, name):
     figure = plots.draw(name, tables[name])
-    with style.context():
-        FigureCanvasAgg(figure).draw()
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-        width, height = figure.bbox.size
-        for text in texts:
-            box = text.get_window_extent()
-            assert text.get_fontsize() >= style.SMALL, text
-            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, text
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    assert min(text.get_fontsize() for text in texts) >= style.SMALL
     assert figure.get_figwidth() <= style.WIDTH
-    caption = figure.get_supxlabel()
-    assert "Synthetic cohort, profile quick" in caption.replace("\n", " ")
+    with style.context():
+        box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    assert box.x0 >= 0 and box.y0 >= 0, box  # nothing is cut off at the figure's edge
+    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight(), box
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert "Synthetic cohort, profile quick" in caption
     assert name.startswith("data_samples") or "seed 0" in caption
 
 
@@ -224,7 +234,7 @@ def test_a_prediction_on_another_grid_is_refused(tmp_path):
     case = scene(tmp_path, "RAS")
     other = tmp_path / "prediction.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.int16), np.eye(4)), other)
-    with pytest.raises(BipvlError, match="prediction.nii.gz has not the shape of"):
+    with pytest.raises(BipvlError, match=r"prediction.nii.gz has not the shape of"):
         plots.slice_table(load_spec("mmwhs_ct"), case, origin=origin(), predictions={"bipvlseg": other})
 
 

@@ -41,7 +41,7 @@ def table(tmp_path):
     """Two cases; of "b" the left atrium is in neither mask; two seeds of bipvlseg; a mean atlas."""
     ours = {("a", RV): 0.6, ("a", LV): 0.8, ("a", LA): 0.0, ("b", LV): 0.5, ("b", RV): 0.7}
     again = {key: min(1, dice + 0.2) for key, dice in ours.items()}
-    other = {key: 0.4 for key in ours}
+    other = dict.fromkeys(ours, 0.4)
     write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows(ours))
     write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows(again), seed=1)
     write_metrics(tmp_path, "mmwhs_ct", "swin_unetr_v2", rows(other))
@@ -146,7 +146,7 @@ def test_provenance_names_both_cohorts_where_both_are(table):
 def test_no_run_at_all_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(BipvlError, match="make reproduce PROFILE=quick"):
         study_folders(experiments(), "main", "quick", tmp_path)
-    with pytest.raises(BipvlError, match="no study 'mian'.*main"):
+    with pytest.raises(BipvlError, match=r"no study 'mian'.*main"):
         study_folders(experiments(), "mian", "quick", tmp_path)
 
 

@@ -161,9 +161,10 @@ def test_brain_is_stripped_and_tumour_parts_are_nested(root: Path) -> None:
         assert not codes[~inside].any()
         whole, core = codes > 0, np.isin(codes, (2, 3))
         assert 0 < core.sum() < whole.sum()
-        # An enhancing rim lies inside the tumour: what touches it is edema, core or the brain's edge.
-        flair = volume[..., 0].astype(float)
+        flair, t1gd = volume[..., 0], volume[..., 2]
         assert np.median(flair[codes == 1]) > 1.2 * np.median(flair[inside & ~whole])
+        if (codes == 3).any():  # not every tumour takes up contrast medium
+            assert np.median(t1gd[codes == 3]) > 1.2 * np.median(t1gd[codes == 1])
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_cases(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_run_leaves_what_the_design_promises(smoke_runs, variant):
     assert is_trained(run)
     assert list(history["step"]) == list(range(len(history)))
     assert np.isfinite(history["total"]).all()
-    assert history["val_dice"].notna().sum() == run.config["training"]["epochs"]
+    assert history["val_dice"].notna().sum() == run.config["training"]["validations"]
     manifest = json.loads((run.directory / "manifest.json").read_text())
     assert set(manifest["phases"]) == {"train", "evaluate"}
     assert run.config["cohort"] == "synthetic"

@@ -1,6 +1,6 @@
 """The compared networks, each by its name (paper, comparison)."""
 
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -23,3 +23,7 @@ class Baseline(nn.Module, PyTorchModelHubMixin):
         return self.network(volume)
 
     predict = forward
+
+    @classmethod
+    def _from_pretrained(cls, **kwargs: Any) -> Self:
+        return super()._from_pretrained(**kwargs | {"strict": True})  # no tensor stays random in silence

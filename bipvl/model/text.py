@@ -159,8 +159,8 @@ def _not_loadable(source: str) -> str:
     if Path(source).exists():
         return f"the folder {source} holds no complete transformers model (config.json, weights, tokenizer)"
     return (
-        f"the text encoder {source} is neither a folder nor a hub model that can be reached from here; give a folder, "
-        f"or use '{OFFLINE}', which needs no network"
+        f"the text encoder {source} is neither a folder nor a hub model that can be reached from here; "
+        f"give a folder, or use '{OFFLINE}', which needs no network"
     )
 
 
@@ -181,8 +181,8 @@ def tokenize(tokenizer: Any, prompts: Sequence[Sequence[str]], *, max_length: in
         segments.append([-1, *(k for k, piece in enumerate(pieces) for _ in piece), -1])
         if len(ids[-1]) > max_length:
             raise BipvlError(
-                f"the prompt that begins {texts[0]!r} has {len(ids[-1])} tokens and the text encoder reads {max_length}; "
-                "shorten it"
+                f"the prompt that begins {texts[0]!r} has {len(ids[-1])} tokens and the text encoder reads "
+                f"{max_length}; shorten it"
             )
     length = max(map(len, ids))
 

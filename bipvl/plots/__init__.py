@@ -53,7 +53,10 @@ TEXTS += ("classes", "prompts", "plane")
 def draw(name: str, table: pd.DataFrame) -> Figure:
     """The figure of a name, such as "main_dice" or "data_samples-amos22"."""
     with style.context():
-        return FIGURES[name.split("-")[0]](table)
+        figure = FIGURES[name.split("-")[0]](table)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out now, once for every file that it is written to
+    return figure
 
 
 def write(name: str, table: pd.DataFrame, folder: str | Path) -> Path:

@@ -43,19 +43,19 @@ HU = {
     "spleen": 168,
     "kidney cortex": 212,
     "kidney medulla": 190,
-    "gallbladder": 8,
-    "esophagus": 38,
+    "gallbladder": 14,
+    "esophagus": 76,
     "liver": 95,
     "liver vessel": 130,
     "stomach wall": 60,
-    "stomach fluid": 22,
+    "stomach fluid": 32,
     "gas": -750,
     "aorta": 242,
     "postcava": 145,
     "pancreas": 122,
-    "adrenal": 80,
+    "adrenal": 104,
     "duodenum": 66,
-    "bladder": -8,
+    "bladder": -10,
     "prostate/uterus": 106,
     "heart": 120,
 }
@@ -187,7 +187,7 @@ def _stomach_layers(stomach: Shape, hu: dict[str, float], body: trunk.Body, unde
     top = float(stomach.bounds[1, 1])
     bubble = Within(shape, HalfSpace((0, top - 26, 0), (0, -1, 0)), gap=5)  # gas rises to the front
     return [
-        Layer(shape, ((0, hu["stomach wall"]), (5, hu["stomach fluid"])), CODES["stomach"], grain=7),
+        Layer(shape, ((0, hu["stomach wall"]), (5, hu["stomach fluid"])), CODES["stomach"], grain=14),
         Layer(bubble, ((0, hu["gas"]),)),
     ]
 
@@ -296,7 +296,7 @@ def _small_organs(jitter: Jitter, hu: dict[str, float], upper: np.ndarray) -> li
         gullet + upper + [0, rng.uniform(-3, 8), 0], np.array([10.5, 11, 11.5, 12]) * rng.uniform(0.85, 1.15)
     )
     return [
-        Layer(tube, ((0, hu["esophagus"]),), CODES["esophagus"], grain=8),
+        Layer(tube, ((0, hu["esophagus"]),), CODES["esophagus"], grain=5),
         Layer(gland, ((0, hu["pancreas"]),), CODES["pancreas"], grain=7),
         Layer(gut, ((0, hu["duodenum"]),), CODES["duodenum"], grain=8),
         Layer(bladder, ((0, 45), (2, hu["gallbladder"])), CODES["gallbladder"], grain=3),

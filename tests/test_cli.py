@@ -1,0 +1,163 @@
+"""The command line: help for a newcomer, a sentence for bad input, nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from bipvl.__main__ import app
+
+COMMANDS = ("synthesize", "check", "prepare", "train", "evaluate", "segment", "figures")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], prog_name="bipvl")
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, but for an empty and a filled data root and a scan."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "filled").mkdir()
+    (tmp_path / "filled" / "notes.txt").touch()
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    return tmp_path
+
+
+def test_help_lists_the_commands():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(f"  {command} " in result.output for command in COMMANDS)
+    assert "..." not in result.output, "a summary is cut off"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_with_an_example(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: bipvl {command} " in result.output
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "bipvl", "-h"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: bipvl ")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("synthesize amos23", "amos22"),
+        ("synthesize amos22 --size big", "512x512x200"),
+        ("synthesize amos22 --size 64x64", "512x512x200"),
+        ("synthesize amos22 --size 8", "at least 16"),
+        ("synthesize amos22 --cases 1", "at least 2"),
+        ("synthesize amos22 --seed -1", "0 or more"),
+        ("check amos23 --data-root filled", "did you mean amos22"),
+        ("check amos22 --data-root missing", "missing"),
+        ("check amos22 --data-root filled", "filled/amos22"),
+        ("check my.yaml --data-root filled", "my.yaml"),
+        ("prepare amos22 --profile quik", "quick"),
+        ("prepare amos22 --profile paper", "data root"),
+        ("prepare amos22 --data-root missing", "missing is not a folder"),
+        ("prepare amos22 --data-root empty", "empty is empty"),
+        ("prepare amos22 --data-root filled", "filled/amos22"),
+        ("prepare amos23", "amos22"),
+        ("train amos23 bipvlseg", "amos22"),
+        ("train amos22 bipvlsegg", "bipvlseg"),
+        ("train amos22 bipvlseg --profile quik", "quick"),
+        ("train amos22 bipvlseg --data-root empty", "empty is empty"),
+        ("train amos22 bipvlseg", "bipvl prepare amos22"),
+        ("evaluate runs/none", "runs/none holds no run"),
+        ("segment none.nii.gz --run runs/none -o out.nii.gz", "none.nii.gz is not a file"),
+        ("segment scan.nii.gz --run runs/none -o out.nii.gz", "runs/none holds no run"),
+        ("segment scan.nii.gz --run runs/none -o out.png", "ends in .nii.gz or .nii"),
+        ("segment scan.nii.gz --run runs/none -o ./scan.nii.gz", "the scan itself"),
+        ("figures figures/quick", "make reproduce"),
+        ("figures filled", "make reproduce"),
+    ],
+)
+def test_bad_input_is_a_sentence(place, line, sentence):
+    before = files_below(place)
+    result = run(*line.split())
+    told = result.stderr.splitlines()[-1]
+    assert result.exit_code == 1
+    assert told.startswith("bipvl: ")
+    assert sentence in told
+    assert "Traceback" not in result.output
+    assert files_below(place) == before
+
+
+@pytest.mark.parametrize("line", ["trian", "segment scan.nii.gz", "train amos22 bipvlseg --seed one"])
+def test_a_wrong_word_is_told_with_the_usage(line):
+    result = run(*line.split())
+    assert result.exit_code == 2
+    assert "Usage: bipvl" in result.stderr
+
+
+def test_an_interruption_says_how_to_go_on(place, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bipvl.data.synthetic.synthesize", interrupted)
+    result = run("synthesize", "amos22")
+    assert result.exit_code == 130
+    assert "the same command goes on" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_cohort_is_written_and_checked(place):
+    assert run("synthesize", "mmwhs_ct", "--size", "24x24x16", "--cases", "2").exit_code == 0
+    result = run("check", "mmwhs_ct", "--data-root", "data/synthetic")
+    assert result.exit_code == 0
+    assert "2 cases, no fault" in result.stdout
+
+
+def test_every_fault_is_listed(place):
+    run("synthesize", "mmwhs_ct", "--size", "16", "--cases", "2")
+    first, second = sorted(Path("data/synthetic/mmwhs/ct_train").glob("*_label.nii.gz"))
+    first.unlink()
+    second.write_bytes(b"no image")
+    result = run("check", "mmwhs_ct", "--data-root", "data/synthetic")
+    assert result.exit_code == 1
+    assert all(path.name in result.stderr for path in (first, second))
+    assert "2 faults" in result.stderr.splitlines()[-1]
+
+
+def test_a_scan_is_segmented_or_its_fault_told(smoke_runs, place):
+    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "swin_unetr_v2" / "seed0"
+    scan = next(smoke_runs.data_root.rglob("*_image.nii.gz"))
+    result = run("segment", scan, "--run", trained, "-o", "out/labels.nii.gz")
+    assert result.exit_code == 0, result.output
+    assert nib.load("out/labels.nii.gz").shape == nib.load(scan).shape
+    (place / "broken.nii.gz").write_bytes(b"no image")
+    result = run("segment", "broken.nii.gz", "--run", trained, "-o", "out/broken.nii.gz")
+    assert result.exit_code == 1
+    assert "broken.nii.gz" in result.stderr
+    assert not Path("out/broken.nii.gz").exists()
+
+
+def test_a_run_that_is_not_trained_cannot_segment(smoke_runs, place):
+    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "bipvlseg" / "seed0"
+    (place / "stopped").mkdir()
+    (place / "stopped" / "config.json").write_bytes((trained / "config.json").read_bytes())
+    result = run("segment", "scan.nii.gz", "--run", "stopped", "-o", "labels.nii.gz")
+    assert result.exit_code == 1
+    assert "stopped holds no trained network" in result.stderr
+
+
+def test_a_run_on_real_data_wants_them_for_its_scores(smoke_runs, place):
+    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "bipvlseg" / "seed0"
+    config = (trained / "config.json").read_text(encoding="utf-8")
+    (place / "config.json").write_text(config.replace('"synthetic"', '"real"'), encoding="utf-8")
+    result = run("evaluate", place)
+    assert result.exit_code == 1
+    assert "--data-root" in result.stderr

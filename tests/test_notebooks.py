@@ -1,0 +1,128 @@
+"""Notebooks: paired, opened alike, and each executed once at a scale of seconds."""
+
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+PARAMETERS = {"profile", "dataset", "variant", "seed", "data_root", "runs", "figures", "study"}
+QUICKSTART = {"run", "data_root", "prompts", "output"}
+
+
+def notebook(name):
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def test_each_notebook_has_its_pair():
+    assert NAMES == sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.py"))
+    assert len(NAMES) == 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pair_is_equal_and_the_notebook_holds_no_outputs(name):
+    script, book = jupytext.read(ROOT / "notebooks" / f"{name}.py"), notebook(name)
+    assert [(c.cell_type, c.source, tags(c)) for c in script.cells] == [
+        (c.cell_type, c.source, tags(c)) for c in book.cells
+    ]
+    assert book.metadata.kernelspec.name == "python3"
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_with_title_badge_installation_and_parameters(name):
+    head, install, parameters, *rest = notebook(name).cells
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    path = repository.removeprefix("https://github.com/")
+    assert head.source.startswith("# ")
+    assert f"https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb" in head.source
+    assert 'find_spec("bipvl") is None' in install.source and f'"{repository}"' in install.source
+    assert tags(parameters) == ["parameters"] and not any(tags(cell) for cell in rest)
+    names: dict[str, object] = {}
+    exec(parameters.source, names)
+    assert set(names) - {"__builtins__"} <= (QUICKSTART if name == "00_quickstart" else PARAMETERS)
+    assert names["data_root"] is None
+
+
+@pytest.fixture
+def execute(smoke_runs, tmp_path, monkeypatch):
+    """name, parameters → the executed notebook; runs and figures that are written go to ``tmp_path``."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+    def run(name, **parameters):
+        common = {"data_root": smoke_runs.data_root} | parameters
+        return papermill.execute_notebook(
+            ROOT / "notebooks" / f"{name}.ipynb",
+            tmp_path / f"{name}.ipynb",
+            {key: str(value) if isinstance(value, Path) else value for key, value in common.items()},
+            cwd=ROOT,
+            progress_bar=False,
+        )
+
+    return run
+
+
+def pictures(book):
+    """How many pictures the notebook shows."""
+    outputs = (o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs)
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_quickstart_segments_a_test_case(smoke_runs, execute, tmp_path):
+    run = smoke_runs.runs / "smoke" / smoke_runs.dataset / "bipvlseg" / "seed0"
+    book = execute("00_quickstart", run=run, output=tmp_path / "labels.nii.gz")
+    assert (tmp_path / "labels.nii.gz").is_file()
+    assert pictures(book) == 1
+
+
+def test_quickstart_without_a_trained_run_says_so(execute, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        execute("00_quickstart", run=tmp_path / "none")
+    assert caught.value.ename == "BipvlError"
+    assert "holds no trained run yet; type `make reproduce`" in caught.value.evalue
+
+
+def test_data_notebook_prepares_and_shows(smoke_runs, execute, tmp_path):
+    runs, figures = tmp_path / "runs", tmp_path / "figures"
+    book = execute("01_data", profile="smoke", dataset=smoke_runs.dataset, runs=runs, figures=figures)
+    assert (runs / "smoke" / smoke_runs.dataset / "split.json").is_file()
+    assert (figures / "smoke" / f"data_samples-{smoke_runs.dataset}.pdf").is_file()
+    assert pictures(book) == 1
+
+
+def test_run_notebook_trains_and_evaluates(smoke_runs, execute, tmp_path):
+    named = {"profile": "smoke", "dataset": smoke_runs.dataset, "variant": "swin_unetr_v2", "seed": 3}
+    book = execute("02_run", **named, runs=tmp_path / "runs")
+    folder = tmp_path / "runs" / "smoke" / smoke_runs.dataset / "swin_unetr_v2" / "seed3"
+    assert (folder / "metrics.csv").is_file() and (folder / "history.csv").is_file()
+    assert pictures(book) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("03_main_table", ("main_dice", "class_dice")),
+        ("04_qualitative", ("qualitative",)),
+        ("05_training_curves", ("training_curves",)),
+    ],
+)
+def test_study_notebooks_draw(smoke_runs, execute, tmp_path, name, written):
+    book = execute(name, profile="smoke", study="main", runs=smoke_runs.runs, figures=tmp_path / "figures")
+    folder = tmp_path / "figures" / "smoke"
+    assert {path.stem for path in folder.glob("*.pdf")} == set(written)
+    assert pictures(book) == len(written)
+    if name == "03_main_table":
+        main = pd.read_csv(folder / "main_table.csv")
+        assert list(main["variant"]) == ["bipvlseg", "swin_unetr_v2", "mean_atlas"]
+        assert "Synthetic cohort, profile smoke, seed 0" in (folder / "main_table.md").read_text()
