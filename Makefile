@@ -16,9 +16,10 @@ SHELL := bash
 BIN := .venv/bin
 READY := .venv/.ready
 
-# The Snakefile holds a lock of its own. A line changed in it makes no result stale.
+# The Snakefile holds a lock of its own. A line changed in it makes no result stale. The greedy scheduler goes
+# by the priorities there.
 OPTIONS = --snakefile notebooks/Snakefile --cores all --nolock --keep-going --rerun-incomplete \
-	--rerun-triggers mtime params input $(FLAGS) \
+	--rerun-triggers mtime params input --scheduler greedy $(FLAGS) \
 	--config PROFILE="$(PROFILE)" STUDY="$(STUDY)" JOBS="$(JOBS)" DATA_ROOT="$(DATA_ROOT)"
 
 # Of a dry run's many lines: each step's first output with its reason, and whatever belongs to no step.
@@ -67,13 +68,13 @@ lab: $(READY) ## the notebooks in JupyterLab
 
 # Of torch the plain version: what else it needs on a machine with a GPU, it pins itself.
 lock: ## requirements.lock anew: the newest releases that pyproject.toml allows, of all that it needs
-	$(PYTHON) -m venv --clear .venv-lock
-	.venv-lock/bin/pip install '.[notebooks,dev]'
-	{ echo "# Made by: make lock"; .venv-lock/bin/pip freeze --all --exclude pip --exclude bipvl \
-		| sed 's/+cpu$$//' | grep -Ev '^(nvidia|cuda|triton)'; } > .venv-lock/new
-	mv .venv-lock/new requirements.lock
-	rm -r .venv-lock
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/pip install '.[notebooks,dev]'
+	{ echo "# Made by: make lock"; build/lock/bin/pip freeze --all --exclude pip --exclude bipvl \
+		| sed 's/+cpu$$//' | grep -Ev '^(nvidia|cuda|triton)'; } > build/lock/new
+	mv build/lock/new requirements.lock
+	rm -r build/lock
 
-clean: ## take away caches and the report; data, runs, figures and .venv stay
-	rm -rf .snakemake .pytest_cache .ruff_cache .hypothesis .venv-lock build report
+clean: ## take away caches and the report; data, runs, figures, .venv and what snakemake noted stay
+	rm -rf .pytest_cache .ruff_cache .hypothesis build report
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +

@@ -93,13 +93,15 @@ def check(
     from bipvl.data.check import check_dataset
     from bipvl.data.layouts import list_cases
     from bipvl.data.spec import load_spec
+    from bipvl.experiments import check_folder
 
     spec = load_spec(dataset)
+    check_folder(data_root)
     faults = check_dataset(spec, data_root, prompts)
     for fault in faults:
         typer.echo(str(fault), err=True)
     if faults:
-        raise BipvlError(f"{spec.title} has {len(faults)} faults, listed above; mend them, then check again")
+        raise BipvlError(f"{spec.title} has faults, {len(faults)} listed above; mend them, then check again")
     typer.echo(f"{spec.title}: {len(list_cases(spec, data_root))} cases, no fault")
 
 

@@ -95,9 +95,15 @@ def check_data_root(profile: str, data_root: str | Path | None) -> None:
             raise BipvlError(
                 f"profile '{profile}' runs on real data; name the folder that holds them as the data root"
             )
-    elif not Path(data_root).is_dir():
+    else:
+        check_folder(data_root)
+
+
+def check_folder(data_root: str | Path) -> None:
+    """A data root must be a folder with something in it; else a BipvlError."""
+    if not Path(data_root).is_dir():
         raise BipvlError(f"the data root {data_root} is not a folder; give the one that holds the datasets")
-    elif not any(Path(data_root).iterdir()):
+    if not any(Path(data_root).iterdir()):
         raise BipvlError(f"the data root {data_root} is empty; put the datasets there, or leave it out")
 
 

@@ -65,8 +65,7 @@ def execute(notebook: str | Path, output: str | Path, parameters: Mapping[str, A
                 dict(parameters),
                 progress_bar=False,
                 request_save_on_cell_execute=False,
-                stdout_file=progress,
-                stderr_file=progress,
+                stderr_file=progress,  # where tqdm and warnings write; what cells print stays in the notebook
                 coalesce_streams=True,
                 extra_arguments=["--log-level=CRITICAL"],  # of the kernel, which complains when it is stopped
             )

@@ -1,6 +1,6 @@
-"""The README's tables come from files: each block between ``<!-- FILE -->`` and ``<!-- end -->`` is FILE's text.
+"""The README's tables come from files: between ``<!-- FILE -->`` and ``<!-- end -->`` stands FILE's text.
 
-    python -m bipvl.readme README.md
+python -m bipvl.readme README.md
 """
 
 import re

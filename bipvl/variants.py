@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from bipvl.choices import choose
 from bipvl.data.spec import DatasetSpec
+
+if TYPE_CHECKING:  # the names alone must not cost the import of torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def get_variant(name: str) -> Variant:
     return choose("variant", name, VARIANTS)
 
 
-def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> nn.Module:
+def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> "nn.Module":
     """A new network for a dataset with a profile's ``network`` and ``language`` settings."""
     from bipvl.model.baselines import Baseline
     from bipvl.model.bipvlseg import BiPVLSeg
@@ -57,7 +58,7 @@ def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, An
     )
 
 
-def load_network(variant: Variant, folder: str | Path) -> nn.Module:
+def load_network(variant: Variant, folder: str | Path) -> "nn.Module":
     """The network that a run saved in its ``model/`` folder."""
     from bipvl.model.baselines import Baseline
     from bipvl.model.bipvlseg import BiPVLSeg

@@ -89,7 +89,7 @@ origin = {
     "cohort": trained.config["cohort"],
     "profile": trained.config["profile"],
     "seeds": trained.config["seed"],
-    "cases": str(len(cases)),
+    "cases": len(cases),
     "rule": "the first test case",
 }
 table = plots.slice_table(

@@ -98,7 +98,7 @@ def test_mean_atlas_predicts_the_majority_at_any_size():
 
 @pytest.mark.parametrize("overlapping", [False, True])
 def test_labels_return_to_a_grid_of_other_orientation_spacing_and_place(overlapping):
-    """A block of 2 mm voxels in RAS, asked for on a 1 mm grid in LPS order: same block in world coordinates."""
+    """A block of 2 mm voxels in RAS, asked for on a 1 mm grid in LPS order: the same block in the world."""
     logits = torch.full((3, 10, 10, 10), -9.0)
     logits[0] = 9.0 * (not overlapping)
     logits[0, 3:6, 4:8, 2:9] = -9.0

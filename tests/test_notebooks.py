@@ -24,7 +24,7 @@ def tags(cell):
 
 
 def test_each_notebook_has_its_pair():
-    assert NAMES == sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.py"))
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.py")) == NAMES
     assert len(NAMES) == 6
 
 

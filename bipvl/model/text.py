@@ -132,10 +132,11 @@ def load_backbone(source: str) -> nn.Module:
     except (OSError, ValueError, SafetensorError) as error:
         raise BipvlError(_not_loadable(source)) from error
     missing = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
-    if missing or info["mismatched_keys"]:
+    misfits = [*info["mismatched_keys"]]
+    if missing or misfits:
         raise BipvlError(
-            f"the text encoder {source} lacks {len(missing)} tensors, and {len(info['mismatched_keys'])} have "
-            f"another shape (first: {[*missing, *info['mismatched_keys']][0]}); give a complete checkpoint"
+            f"the text encoder {source} lacks {len(missing)} tensors, and {len(misfits)} have another shape "
+            f"(first: {[*missing, *misfits][0]}); give a complete checkpoint"
         )
     return backbone
 

@@ -87,7 +87,7 @@ def draw_training_curves(table: pd.DataFrame) -> Figure:
     figure.align_ylabels(grid[:, 0])
     figure.legend(handles=_legend(variants, terms, logs), loc="outside upper center", ncols=4)
     widths = table[table["term"] == "total"].groupby(["dataset", "variant", "seeds"])["step"].agg(_spacing)
-    windows = ", ".join(f"{w:.0f}" for w in sorted(set(widths.round())))
+    windows = " to ".join(f"{w:.0f}" for w in sorted({widths.min().round(), widths.max().round()}))
     style.caption(
         figure,
         f"{provenance(table)} Lines: mean over windows of {windows} steps, bands: lowest to highest value in "

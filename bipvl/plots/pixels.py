@@ -85,7 +85,7 @@ def slice_table(
     box = _content(np.maximum(grey, 255 * (layers["truth"] > 0)))
     layers = {name: layer[box] for name, layer in layers.items()}
     facts = {
-        **origin,
+        **{key: str(value) for key, value in origin.items()},
         "dataset": spec.name,
         "case": case.id,
         "classes": LIST.join(c.name for c in spec.classes),
@@ -131,7 +131,7 @@ def qualitative_table(folders: Mapping[str, Sequence[Path]], data_root: str | Pa
             "cohort": config["cohort"],
             "profile": config["profile"],
             "seeds": ours["seeds"].iloc[0],
-            "cases": str(len(ours)),
+            "cases": len(ours),
             "rule": f"of each data set the test case with the median Dice of {variant_title(first)}",
         }
         predictions = {v: folder / "predictions" / f"{case_id}.nii.gz" for v, folder in chosen.items()}

@@ -57,18 +57,18 @@ def _panel(axes: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
     if MEAN_ATLAS in wide:
         level = wide[MEAN_ATLAS].mean()
         axes.axhline(level, color=colours[MEAN_ATLAS], lw=1, ls=(0, (4, 2)), zorder=1)
-        text = f"mean atlas {level:.2f}"
+        above = level < 0.1  # else the text would lie on the names below the axis
         axes.annotate(
-            text,
+            f"mean atlas {level:.2f}",
             (-0.45, level),
-            (0, -2),
+            (0, 2 if above else -2),
             textcoords="offset points",
-            va="top",
+            va="bottom" if above else "top",
             color="#555555",
             fontsize=style.SMALL,
         )
     axes.set_xlim(-0.5, len(variants) - 0.5 + 0.15)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.05)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.grid()
     labels = [variant_title(v) for v in variants]

@@ -32,6 +32,7 @@ def draw_qualitative(table: pd.DataFrame) -> Figure:
         for axes, name in zip(row, columns, strict=False):
             if name != "image" and name not in this.masks:
                 axes.set_axis_off()
+                axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes, fontsize=style.SMALL)
                 continue
             show(axes, this, this.masks.get(name))
             if f"dice_{name}" in this.facts:
