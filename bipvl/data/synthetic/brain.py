@@ -9,6 +9,7 @@ from scipy import ndimage
 from bipvl.data.synthetic.rendering import Warp, slabs, voxel_points
 from bipvl.data.synthetic.scanner import Acquisition, bias_factor, noise
 from bipvl.data.synthetic.shapes import Ellipsoid, Ripples, Shape, Wavy, turn
+from bipvl.errors import BipvlError
 
 CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")
 EDEMA, NON_ENHANCING, ENHANCING = 1, 2, 3
@@ -29,8 +30,13 @@ TISSUE = {
 @lru_cache(maxsize=1)
 def _template() -> tuple[np.ndarray, np.ndarray]:
     """T1w, grey, white and brain maps (4 x 197 x 233 x 189, 0…1, 1 mm) that nilearn ships; their affine."""
-    from nilearn import datasets  # takes seconds to import
-
+    try:
+        from nilearn import datasets  # takes seconds to import
+    except ImportError as error:
+        raise BipvlError(
+            "the synthetic brains are built on the anatomy that the package nilearn ships; install it with: "
+            "pip install nilearn"
+        ) from error
     images = [
         load(resolution=1)
         for load in (

@@ -13,8 +13,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from bipvl.data.synthetic.benchmarks import BENCHMARKS, Benchmark, Size
-from bipvl.data.synthetic.writers import write_json, write_nifti
+from bipvl.data.synthetic.writers import write_nifti
 from bipvl.errors import BipvlError
+from bipvl.files import write_json
 
 GENERATOR_VERSION = 1
 

@@ -1,10 +1,7 @@
-"""Files that come out the same, byte for byte, whenever they are written."""
+"""Scans that come out the same, byte for byte, whenever they are written."""
 
 import gzip
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 
@@ -17,10 +14,3 @@ def write_nifti(path: Path, image: nib.Nifti1Image) -> None:
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=2) as file,
     ):
         image.to_stream(file)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON under a temporary name, then move it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
