@@ -146,6 +146,14 @@ def test_the_quick_profile_is_four_datasets_eight_runs_and_a_study(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_each_step_is_of_the_dataset_that_its_output_names(tmp_path):
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    _, told = snakemake(tmp_path, "--dry-run", "--printshellcmds")
+    steps = re.findall(r"bipvl.notebook \S+ runs/quick/(\w+)/.* dataset=(\w+)", told)
+    assert len(steps) == 12
+    assert all(output == dataset for output, dataset in steps)
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
