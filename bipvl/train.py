@@ -101,7 +101,8 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
     config, settings, spec = run.config, run.config["training"], run.spec
     accelerator = Accelerator(mixed_precision=settings["mixed_precision"])
     parts = _prepared_parts(run, data_root)
-    epoch = math.ceil(len(parts["train"]) / settings["batch_size"])
+    batch = settings["batch_size"] * accelerator.num_processes  # of all processes together
+    epoch = math.ceil(len(parts["train"]) / batch)
     steps = settings["epochs"] * epoch
     interval = math.ceil(steps / settings["validations"])
 
@@ -118,7 +119,7 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
         cases=parts["train"],
         spec=spec,
         crop=config["crop"],
-        length=steps * settings["batch_size"],
+        length=steps * batch,
         seed=config["seed"],
     )
     loader = DataLoader(crops, batch_size=settings["batch_size"])
