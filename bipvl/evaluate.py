@@ -10,11 +10,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bipvl.data.labels import decode, encode
-from bipvl.data.layouts import Case, list_cases
+from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
-from bipvl.data.splits import read_split
+from bipvl.data.splits import split_cases
 from bipvl.data.transforms import load_native, prepare_transform
-from bipvl.errors import BipvlError
 from bipvl.files import write_csv
 from bipvl.infer import Segmenter, save_labels, to_grid, to_labels
 from bipvl.metrics import score_case
@@ -46,10 +45,7 @@ def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.Da
 
 def test_cases(run: Run, data_root: str | Path) -> list[Case]:
     """The test cases of a run's split."""
-    cases = {case.id: case for case in list_cases(run.spec, data_root)}
-    if not run.split_path.is_file():
-        raise BipvlError(f"{run.split_path} is missing; prepare the dataset first, which writes its split")
-    return [cases[i] for i in read_split(run.split_path, list(cases.values())).test]
+    return split_cases(run.split_path, run.spec, data_root)[2]
 
 
 def score_cases(

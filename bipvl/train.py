@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from bipvl.data.crops import TrainingCrops, derive_seed, prepared
-from bipvl.data.layouts import list_cases
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
-from bipvl.data.splits import read_split
+from bipvl.data.splits import split_cases
 from bipvl.infer import make_predictor, predict_volume, to_labels
 from bipvl.losses import Objective
 from bipvl.metrics import class_masks, dice_scores
@@ -154,12 +153,11 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
 
 
 def _prepared_parts(run: Run, data_root: Path) -> dict[str, Dataset]:
-    cases = {case.id: case for case in list_cases(run.spec, data_root)}
-    split = read_split(run.split_path, list(cases.values()))
+    train, val, _ = split_cases(run.split_path, run.spec, data_root)
     cache = run.split_path.parent / "cache"
     return {
-        part: prepared(run.spec, [cases[i] for i in ids], run.config["spacing"], cache)
-        for part, ids in (("train", split.train), ("val", split.val))
+        part: prepared(run.spec, cases, run.config["spacing"], cache)
+        for part, cases in (("train", train), ("val", val))
     }
 
 

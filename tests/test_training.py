@@ -11,7 +11,7 @@ import torch
 
 from bipvl.data.crops import TrainingCrops, prepared
 from bipvl.data.layouts import list_cases
-from bipvl.data.splits import read_split
+from bipvl.data.splits import split_cases
 from bipvl.errors import BipvlError
 from bipvl.evaluate import evaluate
 from bipvl.infer import Segmenter
@@ -123,10 +123,8 @@ def test_a_directory_of_other_settings_is_refused(fresh_run, smoke_runs):
 
 def test_crops_depend_on_seed_and_number_alone(smoke_runs, tmp_path):
     run = open_run(smoke_runs, "bipvlseg")
-    cases = list_cases(run.spec, smoke_runs.data_root)
-    by_id = {case.id: case for case in cases}
-    ids = read_split(run.split_path, cases).train
-    data = prepared(run.spec, [by_id[i] for i in ids], run.config["spacing"], tmp_path)
+    cases, _, _ = split_cases(run.split_path, run.spec, smoke_runs.data_root)
+    data = prepared(run.spec, cases, run.config["spacing"], tmp_path)
 
     def crops(seed, order):
         crops = TrainingCrops(cases=data, spec=run.spec, crop=(16, 16, 16), length=12, seed=seed)

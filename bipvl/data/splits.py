@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bipvl.data.layouts import Case, read_json
+from bipvl.data.layouts import Case, list_cases, read_json
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
 from bipvl.files import write_json
@@ -49,6 +49,22 @@ def make_split(spec: DatasetSpec, cases: Sequence[Case], seed: int) -> Split:
             f"{spec.title}: {len(cases)} cases are too few for training, validation and test; add some."
         )
     return Split(spec.name, seed, *(tuple(sorted(part)) for part in (train, val, test)))
+
+
+def split_cases(
+    path: str | Path, spec: DatasetSpec, data_root: str | Path
+) -> tuple[list[Case], list[Case], list[Case]]:
+    """The training, validation and test cases of a dataset, by its written split.
+
+    Raises:
+        BipvlError: no split there, or it does not fit the cases.
+    """
+    if not Path(path).is_file():
+        raise BipvlError(f"{path} is missing; prepare the dataset first, which writes its split.")
+    cases = {case.id: case for case in list_cases(spec, data_root)}
+    split = read_split(path, list(cases.values()))
+    train, val, test = ([cases[i] for i in ids] for ids in (split.train, split.val, split.test))
+    return train, val, test
 
 
 def write_split(split: Split, path: str | Path) -> None:
