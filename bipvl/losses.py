@@ -1,11 +1,13 @@
 """The objective of BiPVL-Seg (paper, objective): pure functions and one weighting module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from bipvl.presets import departures
 
 TEMPERATURE = 0.2
 NOISE = 0.01
@@ -97,19 +99,50 @@ def local_alignment_loss(
     return hard_negative_nce(similarity, hard)
 
 
+def released_global_alignment_loss(
+    visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE, noise: float = NOISE
+) -> Tensor:
+    """The released code's class level: weights over the classes of a concept, not over a class's concepts.
+
+    Args:
+        visual: B × N × D, projected, not normalised.
+        text: B × N × (K + 1) × D, projected, not normalised: the longer vector weighs more.
+    """
+    match = torch.einsum("bnkd,bnd->bnk", unit(text, 0), unit(visual, 0))
+    summary = torch.einsum("bnk,bnkd->bnd", match.softmax(1), text)
+    return info_nce(unit(summary, noise) @ unit(visual, noise).transpose(-2, -1) / temperature)
+
+
+def released_local_alignment_loss(
+    visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE
+) -> Tensor:
+    """The released code's concept level: log of all classes' share plus the three *least* similar, the right
+    class not excluded; its floor is log 3 − 1. Shapes as in ``local_alignment_loss``; N ≥ 3.
+    """
+    similarity = torch.einsum("bnkd,bmd->bknm", text, visual)
+
+    def rows(s: Tensor) -> Tensor:
+        positive = (s / temperature).log_softmax(-1).diagonal(dim1=-2, dim2=-1)
+        easiest = s.topk(HARD_NEGATIVES, dim=-1, largest=False).values
+        return (easiest.logsumexp(-1) - positive).mean()
+
+    return (rows(similarity) + rows(similarity.transpose(-2, -1))) / 2
+
+
 class UncertaintyWeighting(nn.Module):
-    """Σ Lᵢ / (2 exp sᵢ) + sᵢ / 2 with learnt sᵢ = log σᵢ², start 0 (Kendall et al. 2018).
+    """Σ Lᵢ / (2 exp sᵢ) + p sᵢ with learnt sᵢ = log σᵢ², start 0, p = 1/2 (Kendall et al. 2018).
 
     Each sᵢ settles at log Lᵢ. Keep the sᵢ out of weight decay.
     """
 
-    def __init__(self, *, terms: tuple[str, ...]) -> None:
+    def __init__(self, *, terms: tuple[str, ...], penalty: float = 0.5) -> None:
         super().__init__()
+        self.penalty = penalty
         self.log_variance = nn.ParameterDict({term: nn.Parameter(torch.zeros(())) for term in terms})
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Named scalar terms → their weighted sum."""
-        return sum(losses[term] / (2 * s.exp()) + s / 2 for term, s in self.log_variance.items())
+        return sum(losses[term] / (2 * s.exp()) + self.penalty * s for term, s in self.log_variance.items())
 
 
 class Objective(nn.Module):
@@ -119,15 +152,26 @@ class Objective(nn.Module):
         terms: of "segmentation", "class_embedding" and "alignment".
         overlapping: whether labels are binary channels rather than one class index a voxel.
         class_weights: C weights of the segmentation's cross-entropy, or None for all 1.
+        preset: ``paper``, ``released``, or the departures from the paper by name (``bipvl.presets``).
+        noise: standard deviation of the Gaussian noise on the vectors that are aligned.
     """
 
     def __init__(
-        self, *, terms: tuple[str, ...], overlapping: bool, class_weights: Tensor | None = None
+        self,
+        *,
+        terms: tuple[str, ...],
+        overlapping: bool,
+        class_weights: Tensor | None = None,
+        preset: str | Sequence[str] = "paper",
+        noise: float = NOISE,
     ) -> None:
         super().__init__()
+        self.noise = noise
+        self.departures = departures(preset)
+        penalty = 1.0 if "doubled_penalty" in self.departures else 0.5
         self.terms, self.overlapping = terms, overlapping
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.weighting = UncertaintyWeighting(terms=terms) if len(terms) > 1 else None
+        self.weighting = UncertaintyWeighting(terms=terms, penalty=penalty) if len(terms) > 1 else None
 
     @property
     def log_variances(self) -> Mapping[str, Tensor]:
@@ -144,8 +188,20 @@ class Objective(nn.Module):
         if "class_embedding" in self.terms:
             losses["class_embedding"] = class_embedding_loss(output.class_logits, logits)
         if "alignment" in self.terms:
-            visual, text = unit(output.visual, NOISE), unit(output.text, NOISE)
-            losses["global_alignment"] = global_alignment_loss(visual, text)
-            losses["local_alignment"] = local_alignment_loss(visual, text)
-            losses["alignment"] = losses["global_alignment"] + losses["local_alignment"]
+            losses |= self._alignment(output.visual, output.text)
         return self.weighting(losses) if self.weighting else losses["segmentation"], losses
+
+    def _alignment(self, visual: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """Both alignment terms and their sum, of projected vectors B × N × D and B × N × (K + 1) × D."""
+        noisy = unit(visual, self.noise), unit(text, self.noise)
+        if "weights_over_classes" in self.departures:
+            of_classes = released_global_alignment_loss(visual, text, noise=self.noise)
+        else:
+            of_classes = global_alignment_loss(*noisy)
+        easy = "easy_negatives" in self.departures
+        of_concepts = (released_local_alignment_loss if easy else local_alignment_loss)(*noisy)
+        return {
+            "global_alignment": of_classes,
+            "local_alignment": of_concepts,
+            "alignment": of_classes + of_concepts,
+        }

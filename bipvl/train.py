@@ -19,9 +19,10 @@ from bipvl.data.splits import split_cases
 from bipvl.infer import make_predictor, predict_volume, to_labels
 from bipvl.losses import Objective
 from bipvl.metrics import class_masks, dice_scores
+from bipvl.model.checkpointing import checkpoint_activations
 from bipvl.progress import Progress, is_trained
 from bipvl.runs import Run
-from bipvl.variants import build_network
+from bipvl.variants import Variant, build_network
 
 
 class Learner(nn.Module):
@@ -34,6 +35,16 @@ class Learner(nn.Module):
     def forward(self, volume: Tensor, target: Tensor, prompts: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Volume B × M × H × W × D, its target and the prompts → total loss, named terms."""
         return self.objective(self.network(volume, prompts), target)
+
+
+def make_objective(variant: Variant, spec: DatasetSpec, class_weights: Tensor | None = None) -> Objective:
+    """The loss of a variant on a dataset."""
+    return Objective(
+        terms=variant.terms,
+        overlapping=spec.overlapping,
+        class_weights=class_weights,
+        preset=variant.preset,
+    )
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
@@ -107,11 +118,10 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
 
     set_seed(derive_seed(config["seed"], "weights"))
     network = build_network(run.variant, spec, config)
-    objective = Objective(
-        terms=run.variant.terms,
-        overlapping=spec.overlapping,
-        class_weights=class_weights(parts["train"], spec, settings["rarity_power"]),
-    )
+    weights = class_weights(parts["train"], spec, settings["rarity_power"])
+    objective = make_objective(run.variant, spec, weights)
+    if settings["checkpointing"]:
+        checkpoint_activations(network)
     learner = Learner(network=network, objective=objective).to(memory_format=torch.channels_last_3d)
     optimizer = make_optimizer(learner, settings)
     crops = TrainingCrops(

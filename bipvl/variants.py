@@ -14,24 +14,33 @@ if TYPE_CHECKING:  # the names alone must not cost the import of torch
 
 @dataclass(frozen=True)
 class Variant:
-    """``terms`` are the objective's; ``language`` tells whether the network reads prompts."""
+    """``terms`` are the objective's; ``language`` tells whether the network reads prompts.
+
+    ``preset`` and ``backbone`` are those of ``BiPVLSeg``; a network without language is a baseline by name.
+    """
 
     name: str
     title: str
     terms: tuple[str, ...] = ("segmentation",)
     language: bool = False
+    preset: str | tuple[str, ...] = "paper"
+    backbone: str = "swin_unetr_v2"
+
+
+def _bipvlseg(name: str, title: str, **options: Any) -> Variant:
+    return Variant(name, title, ("segmentation", "class_embedding", "alignment"), language=True, **options)
 
 
 VARIANTS = {
     v.name: v
     for v in (
-        Variant(
-            "bipvlseg",
-            "BiPVL-Seg",
-            terms=("segmentation", "class_embedding", "alignment"),
-            language=True,
-        ),
+        _bipvlseg("bipvlseg", "BiPVL-Seg"),
+        _bipvlseg("bipvlseg_released", "BiPVL-Seg, as released", preset="released"),
+        _bipvlseg("bipvlseg_swin_unetr", "BiPVL-Seg on SwinUNETR", backbone="swin_unetr"),
+        _bipvlseg("bipvlseg_conv", "BiPVL-Seg on convolutions", backbone="conv"),
         Variant("swin_unetr_v2", "SwinUNETR-V2"),
+        Variant("swin_unetr", "SwinUNETR"),
+        Variant("conv_unet", "Residual U-Net"),
     )
 }
 
@@ -53,6 +62,8 @@ def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, An
         in_channels=channels,
         num_classes=spec.num_classes,
         background=not spec.overlapping,
+        preset=variant.preset,
+        backbone=variant.backbone,
         **network,
         **settings["language"],
     )

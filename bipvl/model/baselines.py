@@ -1,14 +1,22 @@
 """The compared networks, each by its name (paper, comparison)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from .vision import SwinUnetr
+from bipvl.choices import choose
 
-BASELINES: dict[str, type[nn.Module]] = {"swin_unetr_v2": SwinUnetr}
-"""Name → class that takes in_channels, out_channels and the profile's network settings."""
+from .vision import VisionUnet
+
+BASELINES: dict[str, Callable[..., nn.Module]] = {
+    "swin_unetr": partial(VisionUnet, backbone="swin_unetr"),
+    "swin_unetr_v2": partial(VisionUnet, backbone="swin_unetr_v2"),
+    "conv_unet": partial(VisionUnet, backbone="conv"),
+}
+"""Name → builder that takes in_channels, out_channels and the profile's network settings."""
 
 
 class Baseline(nn.Module, PyTorchModelHubMixin):
@@ -16,7 +24,9 @@ class Baseline(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, *, name: str, in_channels: int, out_channels: int, **settings: Any) -> None:
         super().__init__()
-        self.network = BASELINES[name](in_channels=in_channels, out_channels=out_channels, **settings)
+        self.network = choose("network", name, BASELINES)(
+            in_channels=in_channels, out_channels=out_channels, **settings
+        )
 
     def forward(self, volume: Tensor, prompts: object = None) -> Tensor:
         """B × M × H × W × D → logits B × C × H × W × D; prompts are not looked at."""

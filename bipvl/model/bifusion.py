@@ -46,13 +46,14 @@ class TwoWayLayer(nn.Module):
         self.text_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
 
-    def forward(self, text: Tensor, image: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Text B × T × c, image B × P × c, positional prompt B × T × c → text, image."""
-        q, k = text, image
+    def read(self, q: Tensor, prompt: Tensor) -> Tensor:
+        """Text self-attention, which needs no image: text and positional prompt B × T × c → text."""
         if self.first_residual:
-            q = self.text_norms[0](q + self.text_self(q + prompt, q + prompt, q))
-        else:
-            q = self.text_norms[0](self.text_self(q, q, q))
+            return self.text_norms[0](q + self.text_self(q + prompt, q + prompt, q))
+        return self.text_norms[0](self.text_self(q, q, q))
+
+    def exchange(self, q: Tensor, k: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """All after ``read``: text B × T × c, image B × P × c, positional prompt B × T × c → text, image."""
         q = self.text_norms[1](q + self.text_to_image(q + prompt, k, k))
         q = self.text_norms[2](q + self.text_mlp(q))
         k = self.image_norms[0](k + self.image_to_text(k, q + prompt, q))
@@ -89,12 +90,23 @@ class BiFusion(nn.Module):
         self.final = Attention(dim=image_dim, heads=heads, downsample=2)
         self.final_norm = nn.LayerNorm(image_dim)
 
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Image B × P × c, text B × T × d → the same shapes, each having seen the other."""
-        prompt = self.text_in(F.normalize(text, dim=-1))  # B × T × c
-        q, k = prompt, image
-        for layer in self.layers:
-            q, k = layer(q, k, prompt)
+    def begin(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """What needs no image: text B × T × d → positional prompt and first queries, B × T × c each."""
+        prompt = self.text_in(F.normalize(text, dim=-1))
+        return prompt, self.layers[0].read(prompt, prompt)
+
+    def forward(
+        self, image: Tensor, text: Tensor, begun: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Image B × P × c, text B × T × d → the same shapes, each having seen the other.
+
+        ``begun`` is ``begin(text)`` where it is known already; its batch may be 1.
+        """
+        prompt, q = begun or self.begin(text)
+        prompt, q = prompt.expand(len(image), -1, -1), q.expand(len(image), -1, -1)
+        k = image
+        for i, layer in enumerate(self.layers):
+            q, k = layer.exchange(q if i == 0 else layer.read(q, prompt), k, prompt)
         q = self.text_out(self.final_norm(q + self.final(q + prompt, k, k)))
         return (image + k, text + q) if self.residual else (k, q)
 
@@ -103,7 +115,9 @@ def _mlp(dim: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, dim))
 
 
-def fuse_volume(block: BiFusion, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+def fuse_volume(
+    block: BiFusion, x: Tensor, text: Tensor, begun: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """``block`` on a feature volume B × c × h × w × d and text B × T × d."""
-    tokens, text = block(x.flatten(2).transpose(1, 2), text)
+    tokens, text = block(x.flatten(2).transpose(1, 2), text, begun)
     return tokens.transpose(1, 2).reshape_as(x), text

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bipvl.errors import BipvlError
+from bipvl.presets import departures
 
+from .backbones import make_encoder
 from .bifusion import BiFusion, fuse_volume
+from .released import RepeatingMerging
 from .text import PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
-from .vision import SwinEncoder, UnetrDecoder, channel_norm
+from .vision import UnetrDecoder
 
 Prompts = Sequence[Sequence[str]]
 """N classes, each its K + 1 short texts: the title, then every concept with its name."""
@@ -26,10 +29,14 @@ GRID = 3
 
 @dataclass(frozen=True)
 class TextState:
-    """Text before the first fusion: token states N × L × d. The same for every image, so computed once."""
+    """Text before the first fusion: token states N × L × d. The same for every image, so computed once.
+
+    ``begun``: what the first BiFusion makes of them without an image, where its weights stand still.
+    """
 
     hidden: Tensor
     tokens: PromptTokens
+    begun: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,9 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         num_classes: foreground classes N, one prompt each.
         background: whether the logits have a background channel before the classes (softmax sets).
         text_config: transformers config of the text encoder, as a dict (see :meth:`create`).
-        feature_size, depths, num_heads, window_size, v2: as in MONAI's SwinUNETR; 1 to 4 stages.
+        preset: ``paper``, ``released``, or the departures from the paper by name (``bipvl.presets``).
+        backbone: of ``bipvl.model.backbones.BACKBONES``.
+        feature_size, depths, num_heads, window_size: as in MONAI's SwinUNETR; 1 to 4 stages.
         fusion_layers, fusion_heads, fusion_width: layers, heads and MLP width of each BiFusion.
         frozen_stages: text stages kept at their pretrained weights, from the lowest up; those below the
             first fusion see no image, so freezing them lets a training compute them once.
@@ -71,11 +80,12 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         num_classes: int,
         text_config: dict[str, Any],
         background: bool = True,
+        preset: str | Sequence[str] = "paper",
+        backbone: str = "swin_unetr_v2",
         feature_size: int = 48,
         depths: Sequence[int] = (2, 2, 2, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
         window_size: int = 7,
-        v2: bool = True,
         fusion_layers: int = 2,
         fusion_heads: int = 8,
         fusion_width: int = 2048,
@@ -83,16 +93,18 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         frozen_stages: int = 0,
     ) -> None:
         super().__init__()
+        self.departures = departures(preset)
         self.num_classes = num_classes
         self.out_channels = num_classes + int(background)
         self.tokenizer: Any = None
-        self.vision = SwinEncoder(
+        self.vision = make_encoder(
+            backbone=backbone,
             in_channels=in_channels,
             feature_size=feature_size,
             depths=depths,
             num_heads=num_heads,
             window_size=window_size,
-            v2=v2,
+            merging=RepeatingMerging if "repeated_octants" in self.departures else "merging",
         )
         channels = self.vision.channels
         self.text = TextEncoder(config=text_config, num_stages=self.vision.num_stages)
@@ -103,6 +115,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
                 layers=fusion_layers,
                 heads=fusion_heads,
                 mlp_width=fusion_width,
+                residual="erasing_fusion" not in self.departures,
             )
             for c in channels[1:]
         )
@@ -116,6 +129,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         self.text_projection = nn.Linear(self.text.dim, shared_dim)
         self.text_is_static = frozen_stages >= 2  # nothing below the first fusion is trained
         self._freeze(frozen_stages)
+        if "untrained_fusion" in self.departures:
+            self.fusions.requires_grad_(False)
 
     @classmethod
     def create(cls, *, text: str, **arguments: Any) -> Self:
@@ -128,12 +143,16 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     def forward(self, volume: Tensor, prompts: Prompts | PromptTokens | TextState) -> BiPVLOutput:
         """Volume B × M × H × W × D and the prompts → all that the objective needs."""
-        state = self.encode_prompts(prompts)
+        state = self._read(prompts)
         features, hidden = self._fuse(volume, state)
-        class_logits = self._class_embeddings(features[-1])  # B × C × 27
-        concepts = self._pool_segments(hidden, state.tokens)  # B × N × (K + 1) × d
+        bottleneck = self.decoder.bottleneck(features[-1])
+        class_logits = self._class_embeddings(bottleneck)  # B × C × 27
+        if "separate_concepts" in self.departures:
+            concepts = self.separate_concepts(state.tokens).expand(len(volume), -1, -1, -1)
+        else:
+            concepts = self._pool_segments(hidden, state.tokens)  # B × N × (K + 1) × d
         return BiPVLOutput(
-            logits=self.decoder(volume, features),
+            logits=self.decoder.ascend(volume, features, bottleneck),
             class_logits=class_logits,
             visual=self.visual_projection(class_logits[:, -self.num_classes :]),
             text=self.text_projection(concepts),
@@ -141,19 +160,48 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     def predict(self, volume: Tensor, prompts: Prompts | PromptTokens | TextState) -> Tensor:
         """Logits B × C × H × W × D alone: no class embeddings, no alignment, for inference."""
-        features, _ = self._fuse(volume, self.encode_prompts(prompts))
+        features, _ = self._fuse(volume, self._read(prompts))
         return self.decoder(volume, features)
 
     def encode_prompts(self, prompts: Prompts | PromptTokens | TextState) -> TextState:
-        """Tokenise, and run the text stages that see no image; do it once and pass the result around."""
+        """All that needs no image: tokens, first text stages, first queries; do it once and pass it around.
+
+        Of a model whose weights have changed since, the result is out of date.
+        """
+        state = self._read(prompts)
+        words = _tokens_of(state.hidden[None], state.tokens)
+        return replace(state, begun=self.fusions[0].begin(words))
+
+    def separate_concepts(self, tokens: PromptTokens) -> Tensor:
+        """The released code's concept texts, each alone: their [CLS] vectors, N × (K + 1) × d.
+
+        Raises:
+            BipvlError: the tokens hold no concept texts of their own.
+        """
+        if tokens.concepts is None:
+            raise BipvlError(
+                "this preset reads each concept's text alone: give PromptTokens their concepts too, or texts"
+            )
+        alone = tokens.concepts
+        hidden, mask = self.text.begin(alone), self._mask_after_first(alone).mask
+        for n in range(1, len(self.text.stages)):
+            hidden = self.text.stage(n, hidden, mask)
+        return hidden[:, 0].unflatten(0, (self.num_classes, -1))
+
+    def _read(self, prompts: Prompts | PromptTokens | TextState) -> TextState:
+        """Tokens and the text stages that see no image."""
         if isinstance(prompts, TextState):
             return prompts
         tokens = prompts if isinstance(prompts, PromptTokens) else self._tokenize(prompts)
         if len(tokens.ids) != self.num_classes:
             raise ValueError(f"{len(tokens.ids)} prompts for {self.num_classes} classes; give one a class")
         tokens = tokens.to(self.text_projection.weight.device)
-        hidden = self.text.stage(1, self.text.begin(tokens), tokens.mask)
-        return TextState(hidden=hidden, tokens=tokens)
+        hidden = self.text.begin(tokens)
+        tokens = self._mask_after_first(tokens)
+        return TextState(hidden=self.text.stage(1, hidden, tokens.mask), tokens=tokens)
+
+    def _mask_after_first(self, tokens: PromptTokens) -> PromptTokens:
+        return tokens.unmasked() if "unmasked_padding" in self.departures else tokens
 
     def static_prompts(self, prompts: Prompts) -> PromptTokens | TextState:
         """The prompts as far ahead as a whole training can share them: tokens, or frozen text states."""
@@ -161,7 +209,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         if not self.text_is_static:
             return tokens
         with torch.no_grad():
-            return self.encode_prompts(tokens)
+            return self._read(tokens)  # the first fusion is trained: nothing of it can be kept
 
     def train(self, mode: bool = True) -> Self:
         """As usual, but frozen text layers stay without dropout: they are a fixed function."""
@@ -175,17 +223,19 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         tokens = state.tokens
         hidden = state.hidden.expand(len(volume), -1, -1, -1)  # B × N × L × d
         x = self.vision.embed(volume)
-        features = [channel_norm(x)]
+        features = [self.vision.feature(x)]
         x = self.vision.bridge(0, x)
         for n, fusion in enumerate(self.fusions, start=1):
-            x = self.vision.bridge(n, self.vision.stage(n, x))
+            seen = self.vision.stage(n, x)
+            x = self.vision.bridge(n, seen)
             if n > 1:  # stage 1 is in the state already
                 mask = tokens.mask.repeat(len(volume), 1)
                 hidden = self.text.stage(n, hidden.flatten(0, 1), mask).view_as(hidden)
+            begun = state.begun if n == 1 else None
+            x, words = fuse_volume(fusion, x, _tokens_of(hidden, tokens), begun)
             flat = hidden.flatten(1, 2)  # B × N·L × d
-            x, words = fuse_volume(fusion, x, flat.index_select(1, tokens.valid))  # padding takes no part
             hidden = flat.index_copy(1, tokens.valid, words.to(flat.dtype)).view_as(hidden)
-            features.append(channel_norm(x))
+            features.append(self.vision.feature(seen if "unfused_features" in self.departures else x))
         return features, hidden
 
     def _class_embeddings(self, bottleneck: Tensor) -> Tensor:
@@ -204,7 +254,12 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
     def _tokenize(self, prompts: Prompts) -> PromptTokens:
         if self.tokenizer is None:
             raise BipvlError("this model has no tokenizer; set model.tokenizer, or pass PromptTokens")
-        return tokenize(self.tokenizer, prompts, max_length=self.text.config.max_position_embeddings)
+        return tokenize(
+            self.tokenizer,
+            prompts,
+            max_length=self.text.config.max_position_embeddings,
+            separate="separate_concepts" in self.departures,
+        )
 
     def _freeze(self, stages: int) -> None:
         self._frozen = [self.text.embeddings, *self.text.stages[:stages]] if stages else []
@@ -222,3 +277,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         with suppress(BipvlError):  # a model saved without a tokenizer takes PromptTokens alone
             model.tokenizer = load_tokenizer(model_id)
         return model
+
+
+def _tokens_of(hidden: Tensor, tokens: PromptTokens) -> Tensor:
+    """Token states without the padding: B × N × L × d → B × T × d."""
+    return hidden.flatten(1, 2).index_select(1, tokens.valid)

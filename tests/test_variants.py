@@ -1,0 +1,77 @@
+"""Every variant at the paper's size on ``meta``, a device that is not here, where a tensor made elsewhere or a
+shape that fits the small profiles alone fails; and activation checkpointing keeps the gradients."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModel, BertConfig
+
+from bipvl.data.spec import load_spec
+from bipvl.model import bipvlseg
+from bipvl.model.checkpointing import checkpoint_activations
+from bipvl.model.text import PromptTokens
+from bipvl.runs import dataset_settings
+from bipvl.train import Learner, make_objective
+from bipvl.variants import VARIANTS, build_network
+
+
+@pytest.fixture(scope="module")
+def bert_base():
+    """A 12-layer text encoder of width 768 with random weights."""
+    return AutoModel.from_config(BertConfig(vocab_size=1000))
+
+
+def prompt_tokens(classes: int, length: int = 110, texts: int = 6) -> PromptTokens:
+    ids = torch.randint(5, 1000, (classes, length))
+    mask = torch.arange(length) < torch.randint(80, length + 1, (classes, 1))
+    segment = (torch.arange(length) // (length // texts + 1)).where(mask, -1)
+    alone = torch.randint(5, 1000, (classes * texts, 20))
+    return PromptTokens.of(ids, mask, segment, PromptTokens.of(alone, torch.ones_like(alone)))
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [(name, "amos22") for name in VARIANTS]
+    + [(name, "msd_brain") for name in ("bipvlseg", "bipvlseg_released", "swin_unetr_v2")],
+)
+def test_every_variant_trains_at_the_papers_size_on_a_device_that_is_not_here(
+    name, dataset, bert_base, monkeypatch
+):
+    monkeypatch.setattr(bipvlseg, "load_backbone", lambda source: bert_base)
+    monkeypatch.setattr(bipvlseg, "load_tokenizer", lambda source: None)
+    spec, variant = load_spec(dataset), VARIANTS[name]
+    network = build_network(variant, spec, dataset_settings("paper", spec))
+    objective = make_objective(variant, spec)
+    learner = Learner(network=network, objective=objective).to("meta").train()
+    crop = dataset_settings("paper", spec)["crop"]
+    volume = torch.zeros(1, len(spec.channels), *crop, device="meta")
+    target = torch.zeros(1, spec.out_channels if spec.overlapping else 1, *crop, device="meta")
+    total, losses = learner(volume, target, prompt_tokens(spec.num_classes))
+    total.backward()
+    assert total.is_meta and all(term in losses for term in variant.terms)
+    assert all(p.grad is not None and p.grad.is_meta for p in learner.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", ["bipvlseg", "conv_unet", "swin_unetr_v2"])
+def test_checkpointed_activations_give_the_same_gradients(name, tiny_bipvlseg, tiny_tokens):
+    network = tiny_bipvlseg() if name == "bipvlseg" else small_baseline(name)
+    twin = copy.deepcopy(network)
+    count = checkpoint_activations(twin)
+    assert count > 2
+    volume = torch.randn(1, 1, 16, 16, 24)
+    for n in (network.eval(), twin.eval()):
+        output = n(volume, tiny_tokens())
+        tensors = [output] if isinstance(output, torch.Tensor) else vars(output).values()
+        sum(t.square().mean() for t in tensors).backward()
+    for (key, p), (_, q) in zip(network.named_parameters(), twin.named_parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), key
+        assert p.grad is None or torch.allclose(p.grad, q.grad, atol=1e-6), key
+
+
+def small_baseline(name: str) -> torch.nn.Module:
+    from bipvl.model.baselines import Baseline
+
+    torch.manual_seed(0)
+    sizes = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4}
+    return Baseline(name=name, in_channels=1, out_channels=4, **sizes)
