@@ -28,7 +28,7 @@ SHORTEN = /^(local)?rule / { rule = $$2 } \
 	/^    reason: / && rule != "all:" { print made; print "    " substr($$0, 13, 150) } \
 	/^(Nothing|bipvl|[A-Za-z]*(Error|Exception))/ { wanted = 1 } wanted { print }
 
-.PHONY: help setup reproduce plan figures report test lint lab lock clean
+.PHONY: help setup reproduce plan figures report test bench lint lab lock clean
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=quick|laptop|paper] [STUDY=all] [JOBS=2] [DATA_ROOT=]"
@@ -58,6 +58,9 @@ report: $(READY) ## reproduce, then a page for each executed notebook: report/PR
 
 test: $(READY) ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+bench: $(READY) ## time and memory against the network without language, at the paper's size: half an hour
+	$(BIN)/python -m bipvl.bench figures/bench
 
 lint: $(READY) ## style
 	$(BIN)/ruff check

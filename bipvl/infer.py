@@ -27,7 +27,7 @@ Predictor = Callable[[Tensor], Tensor]
 
 def make_predictor(network: nn.Module, variant: Variant, prompts: Sequence[Sequence[str]]) -> Predictor:
     """The network as a function of the image alone; what the prompts alone decide is computed here, once."""
-    network.eval()
+    network.eval().to(memory_format=torch.channels_last_3d)  # convolutions take less time so
     if not variant.language:
         return network.predict
     with torch.inference_mode():

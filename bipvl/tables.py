@@ -1,4 +1,6 @@
-"""The main table as text: Markdown for pages, LaTeX for papers."""
+"""Tables as text: Markdown for pages, LaTeX for papers."""
+
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -10,9 +12,17 @@ DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
 
 def main_table_markdown(table: pd.DataFrame) -> str:
     """Markdown of ``statistics.main_table``: the best network of a dataset in bold, a note below."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|:--|:--|" + "--:|" * (len(HEADER) - 2)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, bold="**{}**")]
-    return "\n".join([*lines, "", _note(table)]) + "\n"
+    return f"{markdown(HEADER, _cells(table, bold='**{}**'), words=2)}\n\n{_note(table)}\n"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """A Markdown table whose first ``words`` columns are text, the others numbers."""
+    rule = "|" + ":--|" * words + "--:|" * (len(header) - words)
+    return "\n".join([_line(header), rule, *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main_table_latex(table: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bipvl import bench
 from bipvl.data.spec import load_spec
 from bipvl.experiments import Experiments, Study
 
@@ -69,3 +70,16 @@ def write_history(folder: Path, language: bool, steps: int = 130) -> pd.DataFram
     history = pd.DataFrame(table | {"val_dice": np.where(validated, 0.5, np.nan)})
     history.to_csv(folder / "history.csv", index=False)
     return history
+
+
+def measurements() -> pd.DataFrame:
+    """A table as ``make bench`` writes it, with made-up values."""
+    paper = [("paper", q, 2.0, 4.0) for q in (bench.INFERENCE, bench.TRAINING, bench.MEMORY)]
+    plain = [(bench.PLAIN, q, 3.0, 4.0) for q in (bench.TRAINING, bench.MEMORY)]
+    grown = [
+        (case, q, i + 2.0, i + 1.0)
+        for i, case in enumerate(bench.GROWTH)
+        for q in (bench.INFERENCE, bench.MEMORY)
+    ]
+    table = pd.DataFrame([*paper, *plain, *grown], columns=["case", "quantity", "ours", "reference"])
+    return table.assign(ratio=table["ours"] / table["reference"])

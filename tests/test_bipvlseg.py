@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from bipvl.errors import BipvlError
 from bipvl.losses import Objective
@@ -301,6 +301,15 @@ def test_created_around_a_pretrained_text_encoder(tmp_path, tiny_bipvlseg, tiny_
     assert torch.equal(model.text.embeddings.word_embeddings.weight, theirs)
     assert model(volume_of(), PROMPTS).text.isfinite().all()
     assert torch.equal(*(model.static_prompts(PROMPTS).hidden for _ in range(2)))  # no dropout from the start
+
+
+def test_a_tokenizer_of_another_model_is_told(tmp_path, tiny_text_config, tiny_tokenizer):
+    words = len(tiny_tokenizer)
+    config = tiny_text_config(vocab_size=words - 3)
+    AutoModel.from_config(AutoConfig.for_model(**config)).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(BipvlError, match=f"has {words} words and its text encoder {words - 3}"):
+        BiPVLSeg.create(text=str(tmp_path), in_channels=1, num_classes=3)
 
 
 @torch.no_grad()

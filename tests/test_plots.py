@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
-from score_files import experiments, write_history, write_metrics, write_runs
+from score_files import experiments, measurements, write_history, write_metrics, write_runs
 
 from bipvl import plots, style
 from bipvl.data.layouts import Case
@@ -71,11 +71,12 @@ def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
         "qualitative": pd.concat(parts, ignore_index=True),
         "data_samples-amos22": pd.concat(samples[:2]),
         "data_samples-msd_brain": pd.concat(samples[4:]),
+        "bench": measurements(),
     }
 
 
 FIGURES = ["main_dice", "class_dice", "training_curves", "qualitative"]
-FIGURES += ["data_samples-amos22", "data_samples-msd_brain"]
+FIGURES += ["data_samples-amos22", "data_samples-msd_brain", "bench"]
 
 
 def test_every_registered_figure_is_tested(tables):
@@ -123,6 +124,9 @@ def test_a_figure_is_legible_in_print_and_says_whose_data_it_shows(tables, name)
     assert box.x0 >= 0 and box.y0 >= 0, box  # nothing is cut off at the figure's edge
     assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight(), box
     caption = figure.get_supxlabel().replace("\n", " ")
+    if name == "bench":
+        assert "random weights" in caption
+        return
     assert "Synthetic cohort, profile quick" in caption
     assert name.startswith("data_samples") or "seed 0" in caption
 

@@ -1,5 +1,7 @@
-"""Every variant at the paper's size on ``meta``, a device that is not here, where a tensor made elsewhere or a
-shape that fits the small profiles alone fails; and activation checkpointing keeps the gradients."""
+"""Every variant at the paper's size on ``meta``, a device that is not here; checkpointing keeps gradients.
+
+There a tensor made on another device, or a shape that fits the small profiles alone, fails at no cost.
+"""
 
 import copy
 
@@ -39,7 +41,7 @@ def test_every_variant_trains_at_the_papers_size_on_a_device_that_is_not_here(
     name, dataset, bert_base, monkeypatch
 ):
     monkeypatch.setattr(bipvlseg, "load_backbone", lambda source: bert_base)
-    monkeypatch.setattr(bipvlseg, "load_tokenizer", lambda source: None)
+    monkeypatch.setattr(bipvlseg, "load_tokenizer", lambda source: ())
     spec, variant = load_spec(dataset), VARIANTS[name]
     network = build_network(variant, spec, dataset_settings("paper", spec))
     objective = make_objective(variant, spec)

@@ -134,11 +134,21 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def create(cls, *, text: str, **arguments: Any) -> Self:
-        """A new model around a pretrained text encoder: ``minilm`` (offline), a folder, or a hub id."""
-        backbone = load_backbone(text)
+        """A new model around a pretrained text encoder: a short name (``minilm`` is offline), a folder or hub id.
+
+        Raises:
+            BipvlError: it cannot be loaded whole, or its tokenizer has more words than it.
+        """
+        backbone, tokenizer = load_backbone(text), load_tokenizer(text)
+        words = backbone.config.vocab_size
+        if len(tokenizer) > words:
+            raise BipvlError(
+                f"the tokenizer of {text} has {len(tokenizer)} words and its text encoder {words}: they are not "
+                "of one model; give both from the same checkpoint"
+            )
         model = cls(text_config=backbone.config.to_dict(), **arguments)
         model.text.load_backbone(backbone)
-        model.tokenizer = load_tokenizer(text)
+        model.tokenizer = tokenizer
         return model
 
     def forward(self, volume: Tensor, prompts: Prompts | PromptTokens | TextState) -> BiPVLOutput:
