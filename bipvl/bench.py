@@ -191,7 +191,8 @@ def machine() -> str:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    name = names[0] if names else platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def summary(table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Vision encoders that can be walked stage by stage, so that text can enter between stages (paper, network)."""
+"""Vision encoders that can be walked stage by stage: text enters between stages (paper, network)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class VisionEncoder(nn.Module, ABC):
         self.divisor = 2 ** (num_stages + 1)
 
     def embed(self, volume: Tensor) -> Tensor:
-        """B × M × H × W × D → B × c₀ × H/2 × W/2 × D/2. Raises ValueError for a size that cannot be halved."""
+        """B × M × H × W × D → B × c₀ × H/2 × W/2 × D/2. ValueError for a size that cannot be halved."""
         size = tuple(volume.shape[2:])
         if any(side % self.divisor for side in size) or max(size) <= self.divisor:
             raise ValueError(

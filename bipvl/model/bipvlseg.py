@@ -134,7 +134,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def create(cls, *, text: str, **arguments: Any) -> Self:
-        """A new model around a pretrained text encoder: a short name (``minilm`` is offline), a folder or hub id.
+        """A new model around a pretrained text encoder: a folder, hub id or short name (``minilm``: offline).
 
         Raises:
             BipvlError: it cannot be loaded whole, or its tokenizer has more words than it.
@@ -143,8 +143,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         words = backbone.config.vocab_size
         if len(tokenizer) > words:
             raise BipvlError(
-                f"the tokenizer of {text} has {len(tokenizer)} words and its text encoder {words}: they are not "
-                "of one model; give both from the same checkpoint"
+                f"the tokenizer of {text} has {len(tokenizer)} words and its text encoder {words}: "
+                "they are not of one model; give both from the same checkpoint"
             )
         model = cls(text_config=backbone.config.to_dict(), **arguments)
         model.text.load_backbone(backbone)

@@ -31,7 +31,8 @@ def draw_bench(table: pd.DataFrame) -> Figure:
         figure,
         "One window on a CPU in fp32, random weights, feature size 48, 12-layer text encoder of width 768; "
         "where not on the axis: crop 96³, 15 classes, about 80 tokens a prompt. Training with activation "
-        "checkpointing in BiPVL-Seg, first step. n = 1 measurement a point, after one to warm up for the times.",
+        "checkpointing in BiPVL-Seg, first step. n = 1 measurement a point; for the times, after one to "
+        "warm up.",
     )
     return figure
 
