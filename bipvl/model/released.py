@@ -88,8 +88,8 @@ def convert(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
         warnings.warn(
             "this checkpoint holds no BiFusion tensors: the released code kept them where neither its "
             "optimiser nor its files reach. They were random while it was trained and are lost; a model that "
-            "is given the rest (load_state_dict with strict=False) fuses with other random weights than those "
-            "it was trained with, and its outputs are not the authors'.",
+            "is given the rest (load_state_dict with strict=False) fuses with other random weights than "
+            "those it was trained with, and its outputs are not the authors'.",
             stacklevel=2,
         )
     return state

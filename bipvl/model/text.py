@@ -50,7 +50,7 @@ class PromptTokens:
     def of(
         cls, ids: Tensor, mask: Tensor, segment: Tensor | None = None, concepts: "PromptTokens | None" = None
     ) -> "PromptTokens":
-        """From token ids, mask and segment numbers (none: one text a class), each N × L; no tokenizer needed."""
+        """From token ids, mask and segments (none: one text a class), each N × L; no tokenizer needed."""
         segment = mask.long() - 1 if segment is None else segment
         valid, texts = mask.flatten().nonzero().squeeze(1), int(segment.max()) + 1
         return cls(ids, mask.bool(), segment, valid, texts, concepts)
