@@ -35,9 +35,16 @@ VARIANTS = {
     v.name: v
     for v in (
         _bipvlseg("bipvlseg", "BiPVL-Seg"),
-        _bipvlseg("bipvlseg_released", "BiPVL-Seg, as released", preset="released"),
-        _bipvlseg("bipvlseg_swin_unetr", "BiPVL-Seg on SwinUNETR", backbone="swin_unetr"),
-        _bipvlseg("bipvlseg_conv", "BiPVL-Seg on convolutions", backbone="conv"),
+        _bipvlseg("bipvlseg-released", "BiPVL-Seg, as released", preset="released"),
+        _bipvlseg("bipvlseg-swin_unetr", "BiPVL-Seg on SwinUNETR", backbone="swin_unetr"),
+        _bipvlseg("bipvlseg-conv", "BiPVL-Seg on convolutions", backbone="conv"),
+        Variant("unet", "UNet"),
+        Variant("attention_unet", "Attention U-Net"),
+        Variant("unet_plus_plus", "UNet++"),
+        Variant("segresnet", "SegResNet"),
+        Variant("dynunet", "DynUNet (nnU-Net)"),
+        Variant("unetr", "UNETR"),
+        Variant("mednext", "MedNeXt"),
         Variant("swin_unetr_v2", "SwinUNETR-V2"),
         Variant("swin_unetr", "SwinUNETR"),
         Variant("conv_unet", "Residual U-Net"),
@@ -57,7 +64,13 @@ def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, An
 
     network, channels = settings["network"], len(spec.channels)
     if not variant.language:
-        return Baseline(name=variant.name, in_channels=channels, out_channels=spec.out_channels, **network)
+        return Baseline(
+            name=variant.name,
+            in_channels=channels,
+            out_channels=spec.out_channels,
+            crop=settings["crop"],
+            **network,
+        )
     return BiPVLSeg.create(
         in_channels=channels,
         num_classes=spec.num_classes,

@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from bipvl.data.spec import load_spec
+from bipvl.losses import segmentation_loss
 from bipvl.model import bipvlseg
+from bipvl.model.baselines import BASELINES, Baseline
 from bipvl.model.checkpointing import checkpoint_activations
 from bipvl.model.text import PromptTokens
 from bipvl.runs import dataset_settings
@@ -35,7 +37,7 @@ def prompt_tokens(classes: int, length: int = 110, texts: int = 6) -> PromptToke
 @pytest.mark.parametrize(
     ("name", "dataset"),
     [(name, "amos22") for name in VARIANTS]
-    + [(name, "msd_brain") for name in ("bipvlseg", "bipvlseg_released", "swin_unetr_v2")],
+    + [(name, "msd_brain") for name in ("bipvlseg", "bipvlseg-released", "swin_unetr_v2")],
 )
 def test_every_variant_trains_at_the_papers_size_on_a_device_that_is_not_here(
     name, dataset, bert_base, monkeypatch
@@ -72,8 +74,23 @@ def test_checkpointed_activations_give_the_same_gradients(name, tiny_bipvlseg, t
 
 
 def small_baseline(name: str) -> torch.nn.Module:
-    from bipvl.model.baselines import Baseline
 
     torch.manual_seed(0)
-    sizes = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4}
+    sizes = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4, "crop": (32,) * 3}
     return Baseline(name=name, in_channels=1, out_channels=4, **sizes)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_compared_network_learns_with_all_its_parameters(name):
+    """At the quick profile's size: two cases of two channels, four classes."""
+    torch.manual_seed(0)
+    sizes = {"feature_size": 12, "depths": (2, 2), "num_heads": (3, 6), "window_size": 4, "crop": (32,) * 3}
+    network = Baseline(name=name, in_channels=2, out_channels=4, **sizes).train()
+    volume = torch.randn(2, 2, 32, 32, 32)
+    logits = network(volume)
+    assert logits.shape == (2, 4, 32, 32, 32)
+    segmentation_loss(logits, torch.randint(0, 4, (2, 1, 32, 32, 32)), overlapping=False).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+    network.eval()
+    with torch.no_grad():
+        assert torch.allclose(network(volume[:1]), network(volume)[:1], atol=1e-4)  # batch by batch

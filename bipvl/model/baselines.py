@@ -1,32 +1,162 @@
-"""The compared networks, each by its name (paper, comparison)."""
+"""The compared networks that see the image alone, each by its name (paper, comparison); all are MONAI's.
 
-from collections.abc import Callable
-from functools import partial
+Their widths follow the profile's feature size: at the paper's 48 they are those of the authors' comparison.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import gcd
 from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin
+from monai.networks.nets import (
+    UNETR,
+    AttentionUnet,
+    BasicUNetPlusPlus,
+    DynUNet,
+    MedNeXt,
+    SegResNet,
+    UNet,
+)
 from torch import Tensor, nn
 
 from bipvl.choices import choose
 
 from .vision import VisionUnet
 
-BASELINES: dict[str, Callable[..., nn.Module]] = {
-    "swin_unetr": partial(VisionUnet, backbone="swin_unetr"),
-    "swin_unetr_v2": partial(VisionUnet, backbone="swin_unetr_v2"),
-    "conv_unet": partial(VisionUnet, backbone="conv"),
+
+@dataclass(frozen=True)
+class Size:
+    """A profile's ``network`` settings and its crop (voxels a side)."""
+
+    feature_size: int
+    depths: Sequence[int]
+    num_heads: Sequence[int]
+    window_size: int
+    crop: Sequence[int]
+
+    @property
+    def width(self) -> int:
+        """Channels of a convolution network's first level: 16 where the Swin transformer has 48."""
+        return self.feature_size // 3
+
+    def levels(self, first: int) -> list[int]:
+        """Channels of a convolution network with as many halvings as the Swin transformer has stages."""
+        return [first * 2**n for n in range(len(self.depths) + 1)]
+
+
+def _backbone(name: str) -> Callable[[int, int, Size], nn.Module]:
+    def build(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+        return VisionUnet(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            backbone=name,
+            feature_size=size.feature_size,
+            depths=size.depths,
+            num_heads=size.num_heads,
+            window_size=size.window_size,
+        )
+
+    return build
+
+
+def _unet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+    channels = size.levels(size.width)
+    return UNet(3, in_channels, out_channels, channels, [2] * (len(channels) - 1), num_res_units=2)
+
+
+def _attention_unet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+    channels = size.levels(size.width)
+    return AttentionUnet(3, in_channels, out_channels, channels, [2] * (len(channels) - 1))
+
+
+class _First(nn.Module):
+    """The first of a network's outputs, where it gives a list (UNet++'s deepest column)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, volume: Tensor) -> Tensor:
+        return self.network(volume)[0]
+
+
+def _unet_plus_plus(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+    w = 2 * size.width
+    network = BasicUNetPlusPlus(3, in_channels, out_channels, (w, w, 2 * w, 4 * w, 8 * w, w))
+    for head in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
+        setattr(network, head, nn.Identity())  # of deep supervision, which nobody uses here
+    return _First(network)
+
+
+def _segresnet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+    norm = ("GROUP", {"num_groups": gcd(8, size.width)})
+    return SegResNet(
+        3, init_filters=size.width, in_channels=in_channels, out_channels=out_channels, norm=norm
+    )
+
+
+def _dynunet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+    filters = [min(channels, 320) for channels in size.levels(2 * size.width)]
+    halvings = [2] * (len(filters) - 1)
+    kernels = [3] * len(filters)
+    return DynUNet(3, in_channels, out_channels, kernels, [1, *halvings], halvings, filters=filters)
+
+
+def _unetr(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+    hidden = 16 * size.feature_size
+    network = UNETR(
+        in_channels,
+        out_channels,
+        size.crop,
+        feature_size=size.feature_size,
+        hidden_size=hidden,
+        mlp_dim=4 * hidden,
+    )
+    for block in network.vit.blocks:
+        block.norm_cross_attn = nn.Identity()  # MONAI makes it for a cross-attention that is not there
+    return network
+
+
+def _mednext(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+    return MedNeXt(
+        3,
+        init_filters=2 * size.width,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        encoder_expansion_ratio=4,
+        decoder_expansion_ratio=4,
+        bottleneck_expansion_ratio=4,
+        kernel_size=5,
+        use_residual_connection=True,
+    )
+
+
+BASELINES: dict[str, Callable[[int, int, Size], nn.Module]] = {
+    "unet": _unet,
+    "attention_unet": _attention_unet,
+    "unet_plus_plus": _unet_plus_plus,
+    "segresnet": _segresnet,
+    "dynunet": _dynunet,
+    "unetr": _unetr,
+    "mednext": _mednext,
+    "swin_unetr": _backbone("swin_unetr"),
+    "swin_unetr_v2": _backbone("swin_unetr_v2"),
+    "conv_unet": _backbone("conv"),
 }
-"""Name → builder that takes in_channels, out_channels and the profile's network settings."""
+"""Name → builder from in_channels, out_channels and size."""
 
 
 class Baseline(nn.Module, PyTorchModelHubMixin):
-    """A network that sees the image alone, saved and loaded like BiPVL-Seg."""
+    """A network that sees the image alone, saved and loaded like BiPVL-Seg.
+
+    ``settings`` are the fields of :class:`Size`. Raises BipvlError for an unknown name.
+    """
 
     def __init__(self, *, name: str, in_channels: int, out_channels: int, **settings: Any) -> None:
         super().__init__()
-        self.network = choose("network", name, BASELINES)(
-            in_channels=in_channels, out_channels=out_channels, **settings
-        )
+        build = choose("network", name, BASELINES)
+        self.network = build(in_channels, out_channels, Size(**settings))
 
     def forward(self, volume: Tensor, prompts: object = None) -> Tensor:
         """B × M × H × W × D → logits B × C × H × W × D; prompts are not looked at."""
