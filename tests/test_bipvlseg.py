@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 from bipvl.errors import BipvlError
 from bipvl.losses import Objective
+from bipvl.model.backbones import BACKBONES
 from bipvl.model.bifusion import BiFusion
 from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg, TextState
 from bipvl.model.text import PromptTokens, load_backbone, load_tokenizer
@@ -185,14 +186,29 @@ def test_prediction_is_the_logits_however_the_prompts_come(tiny_bipvlseg, tiny_t
     stages=st.integers(1, 3),
     layers=st.integers(1, 6),
     sides=st.tuples(*[st.integers(1, 2)] * 2),
+    width=st.sampled_from([12, 24]),
+    backbone=st.sampled_from(sorted(BACKBONES)),
 )
 def test_any_number_of_classes_channels_texts_stages_and_layers(
-    classes, background, channels, texts, stages, layers, sides, tiny_bipvlseg, tiny_tokens, tiny_text_config
+    classes,
+    background,
+    channels,
+    texts,
+    stages,
+    layers,
+    sides,
+    width,
+    backbone,
+    tiny_bipvlseg,
+    tiny_tokens,
+    tiny_text_config,
 ):
     model = tiny_bipvlseg(
         num_classes=classes,
         background=background,
         in_channels=channels,
+        feature_size=width,
+        backbone=backbone,
         depths=(1,) * stages,
         num_heads=(2, 4, 4)[:stages],
         text_config=tiny_text_config(layers=layers),
@@ -205,6 +221,14 @@ def test_any_number_of_classes_channels_texts_stages_and_layers(
     assert output.class_logits.shape == (2, classes + background, 27)
     assert output.visual.shape == (2, classes, 128) and output.text.shape == (2, classes, texts, 128)
     assert train_step(model, volume, tokens).isfinite()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(32, 32, 64), (64, 32, 32)])
+def test_four_stages_take_any_crop_divisible_by_32(size, tiny_bipvlseg, tiny_tokens, tiny_text_config):
+    model = tiny_bipvlseg(depths=(1,) * 4, num_heads=(2, 2, 4, 4), text_config=tiny_text_config(layers=6))
+    output = model(volume_of(size=size), tiny_tokens())
+    assert output.logits.shape == (1, 4, *size) and output.class_logits.shape == (1, 4, 27)
 
 
 @torch.no_grad()
