@@ -1,0 +1,233 @@
+"""Comparisons of variants, against values worked by hand and against planted differences."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import wilcoxon
+
+from bipvl.comparisons import COLUMNS, compare, holm
+from bipvl.errors import BipvlError
+from bipvl.statistics import LONG, MEAN_ATLAS, interval, main_table
+
+OURS, OTHER = "bipvlseg", "swin_unetr_v2"
+
+
+def long(values, variant, seed=0, metric="dice", dataset="mmwhs_ct"):
+    """One value a case, of one class → rows of the long table."""
+    head = ("synthetic", "quick", dataset, variant, seed)
+    rows = [(*head, f"case_{i}", "spleen", metric, "scan", float(v), "") for i, v in enumerate(values)]
+    return pd.DataFrame(rows, columns=LONG)
+
+
+def join(*parts):
+    return pd.concat(parts, ignore_index=True)
+
+
+def only(table, **options):
+    """The single row of a comparison with OURS."""
+    result = compare(table, OURS, **options)
+    assert list(result.columns) == COLUMNS and len(result) == 1
+    return result.iloc[0]
+
+
+def test_one_comparison_by_hand():
+    ours, other = [0.8, 0.7, 0.9, 0.6, 0.5], [0.7, 0.72, 0.6, 0.55, 0.5]
+    row = only(join(long(ours, OURS), long(other, OTHER), long([0.1] * 5, MEAN_ATLAS)))
+    assert (row["variant"], row["reference"], row["metric"], row["grid"]) == (OTHER, OURS, "dice", "scan")
+    assert (row["cases"], row["seeds"], row["reference_seeds"]) == (5, "0", "0")
+    assert row["mean"] == pytest.approx(3.07 / 5) and row["median"] == 0.6
+    assert row["difference"] == pytest.approx((-0.1 + 0.02 - 0.3 - 0.05 + 0) / 5)
+    assert row["won"] == (1 + 0.5) / 5  # one tie
+    # Ranks of 0.02, 0.05, 0.1, 0.3 without the tie: the positive sum is 1, as or more extreme in 4 of 16.
+    assert row["p"] == row["p_holm"] == pytest.approx(4 / 16)
+    assert (row["low"], row["high"]) == interval(other)
+    difference = np.subtract(other, ours)
+    assert row[["difference_low", "difference_high"]].tolist() == pytest.approx(interval(difference))
+    assert math.isnan(row["seed_sd"])
+
+
+def test_p_is_scipys_for_many_cases():
+    ours, other = np.random.default_rng(0).normal([[0.7], [0.72]], 0.1, (2, 60))
+    row = only(join(long(ours, OURS), long(other, OTHER)), resamples=99)
+    assert row["p"] == pytest.approx(wilcoxon(other, ours).pvalue)
+    assert (row["low"], row["high"]) == interval(other, resamples=99) != interval(other)
+
+
+def test_holm_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last would fall below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1, 1]
+    assert holm([math.nan, 0.02]).tolist() == pytest.approx([math.nan, 0.02], nan_ok=True)
+    assert holm([]).tolist() == []
+
+
+def test_the_family_is_every_row_of_the_call():
+    ours = np.linspace(0.5, 0.8, 8)
+    better, mixed = ours + np.linspace(0.01, 0.08, 8), ours + 0.01 * np.array([1, -2, 3, -4, 5, -6, 7, -8])
+    table = join(
+        *(long(ours, OURS, dataset=d) for d in ("mmwhs_ct", "mmwhs_mr")),
+        *(long(better, OTHER, dataset=d) for d in ("mmwhs_ct", "mmwhs_mr")),
+        long(mixed, "no_fusion", dataset="mmwhs_mr"),
+    )
+    result = compare(table, OURS).set_index(["dataset", "variant"])
+    assert list(result.index) == [("mmwhs_ct", OTHER), ("mmwhs_mr", OTHER), ("mmwhs_mr", "no_fusion")]
+    assert result["p"].tolist()[:2] == pytest.approx([2 / 2**8] * 2)
+    assert result["p_holm"].tolist() == pytest.approx([6 / 2**8, 6 / 2**8, result["p"].iloc[2]])
+
+
+def test_seeds_are_averaged_within_a_case_and_do_not_raise_the_number_of_cases():
+    ours, other = np.array([0.5, 0.6, 0.9]), np.array([0.7, 0.65, 0.8])
+    once = join(long(ours, OURS), long(other, OTHER))
+    shifts = (-0.01, 0.0, 0.04)
+    thrice = join(
+        *(long(ours, OURS, seed) for seed in range(3)),
+        *(long(other + shift, OTHER, seed) for seed, shift in enumerate(shifts)),
+    )
+    row = only(thrice)
+    assert (row["cases"], row["seeds"]) == (3, "0 1 2")
+    assert row["p"] == only(once)["p"]
+    assert row["difference"] == pytest.approx(only(once)["difference"] + 0.01)
+    assert row["seed_sd"] == pytest.approx(np.std(shifts, ddof=1))
+
+
+def test_seeds_that_one_variant_lacks_are_told_and_have_no_part_in_the_seeds_spread():
+    table = join(
+        *(long([0.5, 0.6], OURS, s) for s in range(3)), *(long([0.6, 0.7], OTHER, s) for s in (0, 5))
+    )
+    row = only(table)
+    assert (row["seeds"], row["reference_seeds"]) == ("0 5", "0 1 2")
+    assert math.isnan(row["seed_sd"])
+
+
+def test_of_distances_the_lower_one_wins():
+    values = {OURS: [5, 5, 5, 5], OTHER: [4, 3, 5, 9]}
+    row = only(join(*(long(v, name, metric="hd95_mm") for name, v in values.items())), metric="hd95_mm")
+    assert row["won"] == (2 + 0.5) / 4
+    assert row["difference"] == 0.25
+
+
+def test_equal_values_are_ties_even_when_their_means_differ_in_the_last_bits():
+    ours = join(*(long([v, v], OURS, s) for s, v in enumerate((0.1, 0.2, 0.3))))
+    other = join(*(long([v, v], OTHER, s) for s, v in enumerate((0.3, 0.2, 0.1))))
+    row = only(join(ours, other))
+    assert row[["difference", "difference_low", "difference_high"]].tolist() == [0, 0, 0]
+    assert (row["won"], row["p"], row["p_holm"]) == (0.5, 1, 1)
+
+
+def test_a_class_that_one_variant_made_up_counts_against_it_as_in_the_main_table():
+    both = [long([0.8, 0.6, 0.7], OURS), long([0.8, 0.6, 0.7], OTHER)]
+    made_up = long([0.0], OTHER).assign(**{"class": "liver", "flag": "false_positive"})
+    table = join(*both, made_up)
+    row = only(table)
+    assert row["difference"] == pytest.approx((0.4 - 0.8) / 3)
+    rest = [table.assign(metric=metric) for metric in ("hd95_mm", "nsd")]
+    shown = main_table(join(table, *rest)).set_index("variant").loc[OTHER]
+    assert row[["mean", "low", "high"]].tolist() == shown[["dice", "dice_low", "dice_high"]].tolist()
+
+
+def test_one_case_has_neither_interval_nor_p():
+    row = only(join(long([0.5], OURS), long([0.7], OTHER)))
+    assert row["difference"] == pytest.approx(0.2) and row["won"] == 1
+    assert row[["low", "high", "difference_low", "difference_high", "p", "p_holm"]].isna().all()
+
+
+def test_the_reference_alone_gives_no_rows():
+    result = compare(long([0.5], OURS), OURS)
+    assert list(result.columns) == COLUMNS and len(result) == 0
+
+
+def test_a_case_that_one_run_lacks_is_named():
+    ours, other = long([0.5, 0.6], OURS), long([0.5, 0.6], OTHER)
+    lacks = "mmwhs_ct/{}/seed{} does not score case 'case_1', which quick/mmwhs_ct/{}/seed0 scores; evaluate"
+    with pytest.raises(BipvlError, match=lacks.format(OTHER, 0, OURS)):
+        compare(join(ours, other[:1]), OURS)
+    with pytest.raises(BipvlError, match=lacks.format(OURS, 0, OTHER)):
+        compare(join(ours[:1], other), OURS)
+    with pytest.raises(BipvlError, match=lacks.format(OTHER, 1, OURS)):
+        compare(join(ours, other, long([0.5], OTHER, seed=1)), OURS)
+
+
+def test_a_row_that_is_there_twice_is_named():
+    table = join(long([0.5, 0.6], OURS), long([0.5, 0.6], OTHER, seed=3))
+    again = table[3:].assign(value=0.9)
+    said = (
+        r"quick/mmwhs_ct/swin_unetr_v2/seed3: dice of 'spleen' in case 'case_1', scan grid, is there twice;"
+    )
+    with pytest.raises(BipvlError, match=said):
+        compare(join(table, again), OURS)
+    compare(join(table, again.assign(grid="working")), OURS)
+
+
+def test_a_value_that_is_no_number_is_named():
+    with pytest.raises(
+        BipvlError, match=r"swin_unetr_v2/seed0: dice of 'spleen' in case 'case_1'.*no finite"
+    ):
+        compare(join(long([0.5, 0.6], OURS), long([0.5, math.nan], OTHER)), OURS)
+
+
+def test_unknown_names_and_a_dataset_without_the_reference_are_told():
+    table = join(long([0.5, 0.6], OURS), long([0.5, 0.6], OTHER), long([0.1, 0.1], MEAN_ATLAS))
+    with pytest.raises(BipvlError, match="no variant 'bipvlsge'; choose one of: bipvlseg"):
+        compare(table, "bipvlsge")
+    with pytest.raises(BipvlError, match="no variant 'mean_atlas'"):
+        compare(table, MEAN_ATLAS)
+    with pytest.raises(BipvlError, match="no metric 'hd95'; choose one of: dice"):
+        compare(table, OURS, metric="hd95")
+    with pytest.raises(BipvlError, match="no grid 'voxel'; choose one of: scan"):
+        compare(table, OURS, grid="voxel")
+    with pytest.raises(BipvlError, match="quick/msd_brain has no scores of the reference 'bipvlseg'"):
+        compare(join(table, long([0.5], OTHER, dataset="msd_brain")), OURS)
+
+
+TABLES, CASES, SEEDS = 200, 20, 3
+EFFECT = 0.03
+LUCK = 3 * (0.05 * 0.95 / TABLES) ** 0.5
+"""By how much a rate of 0.05 may be exceeded in TABLES tables: three standard errors, 0.046."""
+
+
+def made_up(random, effects):
+    """Variants × seeds × cases: cases spread by 0.15, a variant on one case by 0.02, its seeds by 0.01.
+
+    What a variant makes of a case is shared by its seeds, so to take seeds for cases would find too much.
+    """
+    n = len(effects)
+    cases = random.normal(0.7, 0.15, CASES)
+    level = cases + np.array(effects)[:, None, None] + random.normal(0, 0.02, (n, 1, CASES))
+    return level + random.normal(0, 0.01, (n, SEEDS, CASES))
+
+
+def simulate(effects):
+    """The comparisons of all tables; the column "table" counts them."""
+    random = np.random.default_rng(0)
+    empty = join(*(long(np.zeros(CASES), variant, seed) for variant in effects for seed in range(SEEDS)))
+    results = []
+    for k in range(TABLES):
+        table = empty.assign(value=made_up(random, list(effects.values())).ravel())
+        results.append(compare(table, OURS, resamples=999).assign(table=k))
+    return pd.concat(results)
+
+
+def covered(rows, effect):
+    """Share of the differences' intervals that hold the true difference."""
+    return rows["difference_low"].le(effect).mul(rows["difference_high"].ge(effect)).mean()
+
+
+def test_a_planted_difference_is_found():
+    """In 95 of 100 tables, beside a variant without one, though cases spread five times as wide."""
+    rows = simulate({OURS: 0.0, "higher": EFFECT, "equal": 0.0}).set_index("variant")
+    higher, equal = rows.loc["higher"], rows.loc["equal"]
+    assert (higher["p_holm"] < 0.05).mean() >= 0.95
+    assert higher["difference"].mean() == pytest.approx(EFFECT, abs=0.002)
+    assert higher["won"].mean() > 0.7
+    assert 0.90 <= covered(higher, EFFECT) <= 0.99
+    assert (equal["p_holm"] < 0.05).mean() <= 0.05 + LUCK
+
+
+def test_no_difference_is_found_where_there_is_none():
+    """A family of three finds one in 5 of 100 tables at most."""
+    rows = simulate(dict.fromkeys((OURS, "one", "two", "three"), 0.0))
+    assert (rows.groupby("table")["p_holm"].min() < 0.05).mean() <= 0.05 + LUCK
+    assert 0.90 <= covered(rows, 0.0) <= 0.99
+    assert rows["won"].mean() == pytest.approx(0.5, abs=0.02)
