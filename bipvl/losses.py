@@ -52,20 +52,21 @@ def info_nce(similarity: Tensor) -> Tensor:
     return -(rows.mean() + columns.mean()) / 2
 
 
-def hard_negative_nce(similarity: Tensor, hard: int = HARD_NEGATIVES) -> Tensor:
-    """Symmetric InfoNCE against the ``hard`` most similar wrong classes only; all of them where fewer exist.
+def hard_negative_nce(similarity: Tensor, hard: int | None = HARD_NEGATIVES) -> Tensor:
+    """Symmetric InfoNCE against the ``hard`` most similar wrong classes only; all where fewer exist, or None.
 
     −log( e^{s_cc} / (e^{s_cc} + Σ_{j ∈ hard(c)} e^{s_cj}) ), mean over classes, both directions.
     """
     return (_hard_rows(similarity, hard) + _hard_rows(similarity.transpose(-2, -1), hard)) / 2
 
 
-def _hard_rows(similarity: Tensor, hard: int) -> Tensor:
+def _hard_rows(similarity: Tensor, hard: int | None) -> Tensor:
     classes = similarity.shape[-1]
     positive = similarity.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # ... × N × 1
     diagonal = torch.eye(classes, dtype=torch.bool, device=similarity.device)
     wrong = similarity.masked_fill(diagonal, -torch.inf)
-    negatives = wrong.topk(min(hard, classes - 1), dim=-1).values
+    count = classes - 1 if hard is None else min(hard, classes - 1)
+    negatives = wrong.topk(count, dim=-1).values
     return (torch.cat([positive, negatives], -1).logsumexp(-1, keepdim=True) - positive).mean()
 
 
@@ -89,7 +90,7 @@ def global_alignment_loss(visual: Tensor, text: Tensor, *, temperature: float = 
 
 
 def local_alignment_loss(
-    visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE, hard: int = HARD_NEGATIVES
+    visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE, hard: int | None = HARD_NEGATIVES
 ) -> Tensor:
     """Concept level: each of the K + 1 texts against its hard negatives, mean over the texts.
 
@@ -149,11 +150,14 @@ class Objective(nn.Module):
     """The loss of a variant: its terms, weighted by uncertainty where there are several.
 
     Args:
-        terms: of "segmentation", "class_embedding" and "alignment".
+        terms: of "segmentation", "class_embedding" and "alignment" (or one of its parts,
+            "global_alignment" and "local_alignment").
         overlapping: whether labels are binary channels rather than one class index a voxel.
         class_weights: C weights of the segmentation's cross-entropy, or None for all 1.
         preset: ``paper``, ``released``, or the departures from the paper by name (``bipvl.presets``).
         noise: standard deviation of the Gaussian noise on the vectors that are aligned.
+        temperature: of all similarities.
+        hard: negatives of the local alignment; None: all wrong classes.
     """
 
     def __init__(
@@ -164,9 +168,11 @@ class Objective(nn.Module):
         class_weights: Tensor | None = None,
         preset: str | Sequence[str] = "paper",
         noise: float = NOISE,
+        temperature: float = TEMPERATURE,
+        hard: int | None = HARD_NEGATIVES,
     ) -> None:
         super().__init__()
-        self.noise = noise
+        self.noise, self.temperature, self.hard = noise, temperature, hard
         self.departures = departures(preset)
         penalty = 1.0 if "doubled_penalty" in self.departures else 0.5
         self.terms, self.overlapping = terms, overlapping
@@ -187,19 +193,21 @@ class Objective(nn.Module):
         losses = {"segmentation": segmentation}
         if "class_embedding" in self.terms:
             losses["class_embedding"] = class_embedding_loss(output.class_logits, logits)
-        if "alignment" in self.terms:
+        if any(term.endswith("alignment") for term in self.terms):
             losses |= self._alignment(output.visual, output.text)
         return self.weighting(losses) if self.weighting else losses["segmentation"], losses
 
     def _alignment(self, visual: Tensor, text: Tensor) -> dict[str, Tensor]:
         """Both alignment terms and their sum, of projected vectors B × N × D and B × N × (K + 1) × D."""
-        noisy = unit(visual, self.noise), unit(text, self.noise)
+        noisy, tau = (unit(visual, self.noise), unit(text, self.noise)), self.temperature
         if "weights_over_classes" in self.departures:
-            of_classes = released_global_alignment_loss(visual, text, noise=self.noise)
+            of_classes = released_global_alignment_loss(visual, text, temperature=tau, noise=self.noise)
         else:
-            of_classes = global_alignment_loss(*noisy)
-        easy = "easy_negatives" in self.departures
-        of_concepts = (released_local_alignment_loss if easy else local_alignment_loss)(*noisy)
+            of_classes = global_alignment_loss(*noisy, temperature=tau)
+        if "easy_negatives" in self.departures:
+            of_concepts = released_local_alignment_loss(*noisy, temperature=tau)
+        else:
+            of_concepts = local_alignment_loss(*noisy, temperature=tau, hard=self.hard)
         return {
             "global_alignment": of_classes,
             "local_alignment": of_concepts,

@@ -44,6 +44,7 @@ def make_objective(variant: Variant, spec: DatasetSpec, class_weights: Tensor | 
         overlapping=spec.overlapping,
         class_weights=class_weights,
         preset=variant.preset,
+        **variant.objective,
     )
 
 

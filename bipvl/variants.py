@@ -1,7 +1,7 @@
 """Variants: a named network with its objective, built for a dataset at a profile's scale."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # the names alone must not cost the import of torch
 class Variant:
     """``terms`` are the objective's; ``language`` tells whether the network reads prompts.
 
-    ``preset`` and ``backbone`` are those of ``BiPVLSeg``; a network without language is a baseline by name.
+    ``preset`` and ``options`` are arguments of ``BiPVLSeg``, ``objective`` of ``Objective``; a network
+    without language is a baseline by name.
     """
 
     name: str
@@ -24,11 +25,20 @@ class Variant:
     terms: tuple[str, ...] = ("segmentation",)
     language: bool = False
     preset: str | tuple[str, ...] = "paper"
-    backbone: str = "swin_unetr_v2"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _bipvlseg(name: str, title: str, **options: Any) -> Variant:
-    return Variant(name, title, ("segmentation", "class_embedding", "alignment"), language=True, **options)
+ALL_TERMS = ("segmentation", "class_embedding", "alignment")
+
+
+def _bipvlseg(name: str, title: str, preset: str | tuple[str, ...] = "paper", **options: Any) -> Variant:
+    return Variant(name, title, ALL_TERMS, language=True, preset=preset, options=options)
+
+
+def _trained_with(name: str, title: str, *terms: str, **objective: Any) -> Variant:
+    """BiPVL-Seg under another objective; terms beside the segmentation's."""
+    return Variant(name, title, ("segmentation", *terms), language=True, objective=objective)
 
 
 VARIANTS = {
@@ -38,6 +48,18 @@ VARIANTS = {
         _bipvlseg("bipvlseg-released", "BiPVL-Seg, as released", preset="released"),
         _bipvlseg("bipvlseg-swin_unetr", "BiPVL-Seg on SwinUNETR", backbone="swin_unetr"),
         _bipvlseg("bipvlseg-conv", "BiPVL-Seg on convolutions", backbone="conv"),
+        _bipvlseg("no_fusion", "No fusion", fused_stages=()),
+        _bipvlseg("image_to_text", "Image → text only", fusion_direction="image_to_text"),
+        _bipvlseg("text_to_image", "Text → image only", fusion_direction="text_to_image"),
+        _bipvlseg("no_residual", "No residual around BiFusion", preset=("erasing_fusion",)),
+        _trained_with("segmentation_alone", "Segmentation alone"),
+        _trained_with("class_embedding", "+ class embedding", "class_embedding"),
+        _trained_with("global_alignment", "+ global alignment", "class_embedding", "global_alignment"),
+        _trained_with("local_alignment", "+ local alignment", "class_embedding", "local_alignment"),
+        _trained_with("all_negatives", "All negatives", *ALL_TERMS[1:], hard=None),
+        _trained_with("one_negative", "One hard negative", *ALL_TERMS[1:], hard=1),
+        _trained_with("temperature_0.05", "Temperature 0.05", *ALL_TERMS[1:], temperature=0.05),
+        _trained_with("temperature_1", "Temperature 1", *ALL_TERMS[1:], temperature=1.0),
         Variant("unet", "UNet"),
         Variant("attention_unet", "Attention U-Net"),
         Variant("unet_plus_plus", "UNet++"),
@@ -76,8 +98,8 @@ def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, An
         num_classes=spec.num_classes,
         background=not spec.overlapping,
         preset=variant.preset,
-        backbone=variant.backbone,
         **network,
+        **variant.options,
         **settings["language"],
     )
 

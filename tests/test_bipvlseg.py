@@ -14,9 +14,10 @@ from transformers import AutoConfig, AutoModel
 from bipvl.errors import BipvlError
 from bipvl.losses import Objective
 from bipvl.model.backbones import BACKBONES
-from bipvl.model.bifusion import BiFusion
+from bipvl.model.bifusion import DIRECTIONS, BiFusion
 from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg, TextState
 from bipvl.model.text import PromptTokens, load_backbone, load_tokenizer
+from bipvl.model.vision import VisionUnet
 
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
 KEY_BIASES = ("k_proj.bias", "attention.self.key.bias", "attention.k_lin.bias")
@@ -382,6 +383,53 @@ def test_fusion_goes_both_ways_and_knows_no_order_of_tokens():
     assert not torch.allclose(b, block(image.flip(-1), text)[1], atol=1e-3)
     c, d = block(image.flip(1), text.flip(1))
     assert torch.allclose(a, c.flip(1), atol=1e-5) and torch.allclose(b, d.flip(1), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
+def test_one_way_fusion_leaves_the_other_side_as_it_is(direction):
+    torch.manual_seed(0)
+    block = BiFusion(image_dim=24, text_dim=32, direction=direction).eval()
+    image, text = torch.randn(1, 30, 24), torch.randn(1, 10, 32)
+    seen, read = block(image, text)
+    other, others = block(image.flip(-1), text), block(image, text.flip(-1))
+    if direction == "image_to_text":
+        assert seen is image and not torch.allclose(read, other[1], atol=1e-3)
+    else:
+        assert read is text and not torch.allclose(seen, others[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_fusion_of_every_direction_learns_with_all_its_parameters(direction, tiny_bipvlseg, tiny_tokens):
+    model = tiny_bipvlseg(fusion_direction=direction).train()
+    train_step(model, volume_of(size=(24, 24, 16)), tiny_tokens())
+    assert [n for n, p in model.fusions.named_parameters() if p.grad is None] == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"fused_stages": ()}, {"fusion_direction": "image_to_text"}])
+def test_where_no_text_reaches_the_image_the_network_is_the_one_without_language(
+    options, tiny_bipvlseg, tiny_tokens
+):
+    model = tiny_bipvlseg(**options)
+    alone = VisionUnet(
+        in_channels=1, out_channels=4, feature_size=12, depths=(1, 1), num_heads=(2, 4), window_size=4
+    ).eval()
+    alone.encoder.load_state_dict(model.vision.state_dict())
+    alone.decoder.load_state_dict(model.decoder.state_dict())
+    assert torch.allclose(model.predict(volume_of(), tiny_tokens()), alone(volume_of()), atol=1e-5)
+
+
+@torch.no_grad()
+def test_fusion_at_one_stage_alone(tiny_bipvlseg, tiny_tokens):
+    for n in (1, 2):
+        model = tiny_bipvlseg(fused_stages=(n,))
+        a, b = (model.predict(volume_of(), tiny_tokens(seed=seed)) for seed in (0, 1))
+        assert moved(a, b) > 1e-4
+        state = model.encode_prompts(tiny_tokens())
+        assert torch.allclose(model.predict(volume_of(), state), a, atol=1e-5)
+    with pytest.raises(ValueError, match=r"fused_stages is \(3,\); the encoder has the stages 1 to 2"):
+        tiny_bipvlseg(fused_stages=(3,))
 
 
 # --- other precisions and devices -------------------------------------------------------------------------

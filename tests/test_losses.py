@@ -149,6 +149,12 @@ def test_with_few_classes_every_wrong_class_is_a_hard_negative(seed, classes):
     assert torch.allclose(hard_negative_nce(similarity), info_nce(similarity), atol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 15])
+def test_without_a_limit_every_wrong_class_is_a_negative(classes):
+    similarity = torch.randn(2, classes, classes, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(hard_negative_nce(similarity, None), info_nce(similarity), atol=1e-5)
+
+
 def test_the_hard_negatives_are_the_most_similar_wrong_classes():
     similarity = normal(0, 6, 6)
     similarity[0] = torch.tensor([-2.0, 5.0, 4.0, -6.0, 3.0, -7.0])  # a weak positive, three hard rivals

@@ -17,7 +17,10 @@ from bipvl.model.checkpointing import checkpoint_activations
 from bipvl.model.text import PromptTokens
 from bipvl.runs import dataset_settings
 from bipvl.train import Learner, make_objective
-from bipvl.variants import VARIANTS, build_network
+from bipvl.variants import ALL_TERMS, VARIANTS, build_network
+
+NETWORKS = [n for n, v in VARIANTS.items() if not v.language or (v.terms == ALL_TERMS and not v.objective)]
+"""The others are BiPVL-Seg under another objective."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def prompt_tokens(classes: int, length: int = 110, texts: int = 6) -> PromptToke
 
 @pytest.mark.parametrize(
     ("name", "dataset"),
-    [(name, "amos22") for name in VARIANTS]
+    [(name, "amos22") for name in NETWORKS]
     + [(name, "msd_brain") for name in ("bipvlseg", "bipvlseg-released", "swin_unetr_v2")],
 )
 def test_every_variant_trains_at_the_papers_size_on_a_device_that_is_not_here(
@@ -94,3 +97,17 @@ def test_every_compared_network_learns_with_all_its_parameters(name):
     network.eval()
     with torch.no_grad():
         assert torch.allclose(network(volume[:1]), network(volume)[:1], atol=1e-4)  # batch by batch
+
+
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n not in NETWORKS])
+def test_every_objective_has_its_terms_and_teaches_the_decoder(name, tiny_bipvlseg, tiny_tokens):
+    variant, network = VARIANTS[name], tiny_bipvlseg(num_classes=5)
+    objective = make_objective(variant, load_spec("mmwhs_ct"))
+    target = torch.randint(0, 6, (1, 1, 16, 16, 24))
+    total, losses = objective(network(torch.randn(1, 1, 16, 16, 24), tiny_tokens(classes=5)), target)
+    total.backward()
+    assert set(variant.terms) <= losses.keys() and total.isfinite()
+    assert set(objective.log_variances) == (set(variant.terms) if len(variant.terms) > 1 else set())
+    assert all(p.grad is not None for p in network.decoder.parameters())
+    aligned = any(term.endswith("alignment") for term in variant.terms)
+    assert (network.text_projection.weight.grad is not None) == aligned

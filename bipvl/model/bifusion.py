@@ -1,9 +1,28 @@
 """The bidirectional fusion block (paper, figure b): text and image tokens attend to each other."""
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from bipvl.choices import choose
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Who reads whom: an ablation of the paper's both-ways fusion."""
+
+    text_reads: bool = True
+    image_reads: bool = True
+
+
+DIRECTIONS = {
+    "both": Direction(),
+    "image_to_text": Direction(image_reads=False),
+    "text_to_image": Direction(text_reads=False),
+}
+"""Name → who reads; ``image_to_text`` is knowledge of the image flowing into the text alone."""
 
 
 class Attention(nn.Module):
@@ -33,18 +52,25 @@ class Attention(nn.Module):
 
 
 class TwoWayLayer(nn.Module):
-    """One layer of the block: text self-attention, text → image, text MLP, image → text, image MLP."""
+    """One layer of the block: text self-attention, text → image, text MLP, image → text, image MLP.
 
-    def __init__(self, *, dim: int, heads: int, mlp_width: int, first_residual: bool) -> None:
+    Of a one-way block the image is left as it is, or the text sees no image.
+    """
+
+    def __init__(
+        self, *, dim: int, heads: int, mlp_width: int, first_residual: bool, direction: Direction
+    ) -> None:
         super().__init__()
-        self.first_residual = first_residual
+        self.first_residual, self.direction = first_residual, direction
         self.text_self = Attention(dim=dim, heads=heads)
-        self.text_to_image = Attention(dim=dim, heads=heads, downsample=2)
-        self.image_to_text = Attention(dim=dim, heads=heads, downsample=2)
         self.text_mlp = _mlp(dim, mlp_width)
-        self.image_mlp = _mlp(dim, mlp_width)
-        self.text_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.text_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 + direction.text_reads))
+        if direction.text_reads:
+            self.text_to_image = Attention(dim=dim, heads=heads, downsample=2)
+        if direction.image_reads:
+            self.image_to_text = Attention(dim=dim, heads=heads, downsample=2)
+            self.image_mlp = _mlp(dim, mlp_width)
+            self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
 
     def read(self, q: Tensor, prompt: Tensor) -> Tensor:
         """Text self-attention, which needs no image: text and positional prompt B × T × c → text."""
@@ -54,10 +80,12 @@ class TwoWayLayer(nn.Module):
 
     def exchange(self, q: Tensor, k: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
         """All after ``read``: text B × T × c, image B × P × c, positional prompt B × T × c → text, image."""
-        q = self.text_norms[1](q + self.text_to_image(q + prompt, k, k))
-        q = self.text_norms[2](q + self.text_mlp(q))
-        k = self.image_norms[0](k + self.image_to_text(k, q + prompt, q))
-        k = self.image_norms[1](k + self.image_mlp(k))
+        if self.direction.text_reads:
+            q = self.text_norms[1](q + self.text_to_image(q + prompt, k, k))
+        q = self.text_norms[-1](q + self.text_mlp(q))
+        if self.direction.image_reads:
+            k = self.image_norms[0](k + self.image_to_text(k, q + prompt, q))
+            k = self.image_norms[1](k + self.image_mlp(k))
         return q, k
 
 
@@ -65,7 +93,8 @@ class BiFusion(nn.Module):
     """Bidirectional fusion of B × P × c image tokens with B × T × d text tokens; both come back in place.
 
     ``residual`` (the paper's figure) adds the block's input to its output on both sides and to the first
-    text self-attention; without it (the released code) the block erases what the text said.
+    text self-attention; without it (the released code) the block erases what the text said. ``direction``:
+    of ``DIRECTIONS``; what does not read passes unchanged.
     """
 
     def __init__(
@@ -77,18 +106,28 @@ class BiFusion(nn.Module):
         heads: int = 8,
         mlp_width: int = 2048,
         residual: bool = True,
+        direction: str = "both",
     ) -> None:
         super().__init__()
         self.residual = residual
+        self.direction = choose("fusion direction", direction, DIRECTIONS)
         same = image_dim == text_dim
         self.text_in = nn.Identity() if same else nn.Linear(text_dim, image_dim)
-        self.text_out = nn.Identity() if same else nn.Linear(image_dim, text_dim)
+        if self.direction.text_reads:
+            self.text_out = nn.Identity() if same else nn.Linear(image_dim, text_dim)
         self.layers = nn.ModuleList(
-            TwoWayLayer(dim=image_dim, heads=heads, mlp_width=mlp_width, first_residual=residual or i > 0)
+            TwoWayLayer(
+                dim=image_dim,
+                heads=heads,
+                mlp_width=mlp_width,
+                first_residual=residual or i > 0,
+                direction=self.direction,
+            )
             for i in range(layers)
         )
-        self.final = Attention(dim=image_dim, heads=heads, downsample=2)
-        self.final_norm = nn.LayerNorm(image_dim)
+        if self.direction.text_reads:
+            self.final = Attention(dim=image_dim, heads=heads, downsample=2)
+            self.final_norm = nn.LayerNorm(image_dim)
 
     def begin(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """What needs no image: text B × T × d → positional prompt and first queries, B × T × c each."""
@@ -107,8 +146,12 @@ class BiFusion(nn.Module):
         k = image
         for i, layer in enumerate(self.layers):
             q, k = layer.exchange(q if i == 0 else layer.read(q, prompt), k, prompt)
-        q = self.text_out(self.final_norm(q + self.final(q + prompt, k, k)))
-        return (image + k, text + q) if self.residual else (k, q)
+        if self.direction.image_reads:
+            image = image + k if self.residual else k
+        if self.direction.text_reads:
+            q = self.text_out(self.final_norm(q + self.final(q + prompt, k, k)))
+            text = text + q if self.residual else q
+        return image, text
 
 
 def _mlp(dim: int, width: int) -> nn.Sequential:

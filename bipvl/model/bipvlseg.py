@@ -11,11 +11,12 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bipvl.choices import choose
 from bipvl.errors import BipvlError
 from bipvl.presets import departures
 
 from .backbones import make_encoder
-from .bifusion import BiFusion, fuse_volume
+from .bifusion import DIRECTIONS, BiFusion, fuse_volume
 from .released import RepeatingMerging
 from .text import PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
 from .vision import UnetrDecoder
@@ -65,6 +66,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         backbone: of ``bipvl.model.backbones.BACKBONES``.
         feature_size, depths, num_heads, window_size: as in MONAI's SwinUNETR; 1 to 4 stages.
         fusion_layers, fusion_heads, fusion_width: layers, heads and MLP width of each BiFusion.
+        fusion_direction: of ``bipvl.model.bifusion.DIRECTIONS``.
+        fused_stages: numbers of the stages (from 1) with a BiFusion; all where not given.
         frozen_stages: text stages kept at their pretrained weights, from the lowest up; those below the
             first fusion see no image, so freezing them lets a training compute them once.
 
@@ -89,6 +92,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         fusion_layers: int = 2,
         fusion_heads: int = 8,
         fusion_width: int = 2048,
+        fusion_direction: str = "both",
+        fused_stages: Sequence[int] | None = None,
         shared_dim: int = 128,
         frozen_stages: int = 0,
     ) -> None:
@@ -108,6 +113,15 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         )
         channels = self.vision.channels
         self.text = TextEncoder(config=text_config, num_stages=self.vision.num_stages)
+        stages = range(1, self.vision.num_stages + 1)
+        self.fused_stages = frozenset(stages if fused_stages is None else fused_stages)
+        if not self.fused_stages <= set(stages):
+            raise ValueError(f"fused_stages is {fused_stages}; the encoder has the stages 1 to {stages[-1]}")
+        reads = choose("fusion direction", fusion_direction, DIRECTIONS).image_reads
+        fused = reads and "unfused_features" not in self.departures
+        self.decoded_fused = (
+            self.fused_stages if fused else frozenset()
+        )  # else the decoder takes the stage's own
         self.fusions = nn.ModuleList(
             BiFusion(
                 image_dim=c,
@@ -116,8 +130,11 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
                 heads=fusion_heads,
                 mlp_width=fusion_width,
                 residual="erasing_fusion" not in self.departures,
+                direction=fusion_direction,
             )
-            for c in channels[1:]
+            if n in self.fused_stages
+            else nn.Identity()  # so that the others keep their numbers
+            for n, c in enumerate(channels[1:], start=1)
         )
         self.decoder = UnetrDecoder(
             in_channels=in_channels, out_channels=self.out_channels, channels=channels
@@ -179,6 +196,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         Of a model whose weights have changed since, the result is out of date.
         """
         state = self._read(prompts)
+        if 1 not in self.fused_stages:
+            return state
         words = _tokens_of(state.hidden[None], state.tokens)
         return replace(state, begun=self.fusions[0].begin(words))
 
@@ -241,11 +260,12 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
             if n > 1:  # stage 1 is in the state already
                 mask = tokens.mask.repeat(len(volume), 1)
                 hidden = self.text.stage(n, hidden.flatten(0, 1), mask).view_as(hidden)
-            begun = state.begun if n == 1 else None
-            x, words = fuse_volume(fusion, x, _tokens_of(hidden, tokens), begun)
-            flat = hidden.flatten(1, 2)  # B × N·L × d
-            hidden = flat.index_copy(1, tokens.valid, words.to(flat.dtype)).view_as(hidden)
-            features.append(self.vision.feature(seen if "unfused_features" in self.departures else x))
+            if n in self.fused_stages:
+                begun = state.begun if n == 1 else None
+                x, words = fuse_volume(fusion, x, _tokens_of(hidden, tokens), begun)
+                flat = hidden.flatten(1, 2)  # B × N·L × d
+                hidden = flat.index_copy(1, tokens.valid, words.to(flat.dtype)).view_as(hidden)
+            features.append(self.vision.feature(x if n in self.decoded_fused else seen))
         return features, hidden
 
     def _class_embeddings(self, bottleneck: Tensor) -> Tensor:
