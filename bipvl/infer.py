@@ -13,13 +13,13 @@ from monai.transforms import SpatialResample
 from torch import Tensor, nn
 
 from bipvl.data.labels import decode
-from bipvl.data.prompts import default_prompts, read_prompts
+from bipvl.data.prompts import read_prompts
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import prepare_transform
 from bipvl.errors import BipvlError
 from bipvl.files import atomic_path
 from bipvl.runs import Run
-from bipvl.variants import Variant, load_network
+from bipvl.variants import Variant, load_network, prompt_texts
 
 Predictor = Callable[[Tensor], Tensor]
 """Crop B × M × H × W × D → logits B × C × H × W × D."""
@@ -110,8 +110,9 @@ class Segmenter:
         self.config: dict[str, Any] = run.config
         self.device = device or Accelerator().device
         network = load_network(run.variant, run.model_folder).to(self.device)
-        table = read_prompts(prompts, self.spec) if prompts else default_prompts(self.spec)
-        self.predictor = make_predictor(network, run.variant, table.segments())
+        own = prompt_texts(run.variant, self.spec)
+        texts = read_prompts(prompts, self.spec).segments() if prompts else own
+        self.predictor = make_predictor(network, run.variant, texts)
         self.prepare = prepare_transform(self.spec, self.config["spacing"])
 
     def predict(self, prepared: Tensor) -> Tensor:

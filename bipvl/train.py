@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from bipvl.data.crops import TrainingCrops, derive_seed, prepared
-from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
 from bipvl.infer import make_predictor, predict_volume, to_labels
@@ -22,7 +21,7 @@ from bipvl.metrics import class_masks, dice_scores
 from bipvl.model.checkpointing import checkpoint_activations
 from bipvl.progress import Progress, is_trained
 from bipvl.runs import Run
-from bipvl.variants import Variant, build_network
+from bipvl.variants import Variant, build_network, prompt_texts
 
 
 class Learner(nn.Module):
@@ -135,7 +134,7 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
     loader = DataLoader(crops, batch_size=settings["batch_size"])
     learner, optimizer, loader = accelerator.prepare(learner, optimizer, loader)
     done = Progress.resume(run, accelerator)
-    texts = default_prompts(spec).segments()
+    texts = prompt_texts(run.variant, spec)
     prompts = network.static_prompts(texts) if run.variant.language else None
 
     learner.train()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bipvl.choices import choose
+from bipvl.data.prompt_edits import EDITS, Texts, edited
+from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
 
 if TYPE_CHECKING:  # the names alone must not cost the import of torch
@@ -16,8 +18,9 @@ if TYPE_CHECKING:  # the names alone must not cost the import of torch
 class Variant:
     """``terms`` are the objective's; ``language`` tells whether the network reads prompts.
 
-    ``preset`` and ``options`` are arguments of ``BiPVLSeg``, ``objective`` of ``Objective``; a network
-    without language is a baseline by name.
+    ``preset`` and ``options`` are arguments of ``BiPVLSeg``, ``objective`` of ``Objective``; ``prompts`` is the
+    edit (``bipvl.data.prompt_edits``) of the texts that it is trained and tested with. A network without
+    language is a baseline by name.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Variant:
     preset: str | tuple[str, ...] = "paper"
     options: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
+    prompts: str = "full"
 
 
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
@@ -60,6 +64,11 @@ VARIANTS = {
         _trained_with("one_negative", "One hard negative", *ALL_TERMS[1:], hard=1),
         _trained_with("temperature_0.05", "Temperature 0.05", *ALL_TERMS[1:], temperature=0.05),
         _trained_with("temperature_1", "Temperature 1", *ALL_TERMS[1:], temperature=1.0),
+        *(
+            Variant(f"prompts-{edit}", f"Prompts: {edit.replace('_', ' ')}", ALL_TERMS, True, prompts=edit)
+            for edit in EDITS
+            if edit != "full"
+        ),
         Variant("unet", "UNet"),
         Variant("attention_unet", "Attention U-Net"),
         Variant("unet_plus_plus", "UNet++"),
@@ -77,6 +86,11 @@ VARIANTS = {
 def get_variant(name: str) -> Variant:
     """A variant by name; an unknown one is a BipvlError that lists the near ones."""
     return choose("variant", name, VARIANTS)
+
+
+def prompt_texts(variant: Variant, spec: DatasetSpec) -> Texts:
+    """N × (K + 1) texts that a variant is trained and tested with on a dataset."""
+    return edited(default_prompts(spec).segments(), variant.prompts)
 
 
 def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> "nn.Module":

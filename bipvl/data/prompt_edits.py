@@ -1,0 +1,111 @@
+"""Prompts made worse, or said otherwise: what the study of prompt quality trains and tests with."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from bipvl.choices import choose
+
+Texts = list[list[str]]
+"""N × (K + 1) short texts: a class's title, then each concept as "Name: text"."""
+
+VAGUE = "varies from one patient to another and may look like its neighbours"
+SIDES = {"left": "right", "right": "left"}
+MISTYPED = 0.25
+"""Share of the words with two letters swapped."""
+
+
+def _full(texts: Texts, random: np.random.Generator) -> Texts:
+    return texts
+
+
+def _names(texts: Texts, random: np.random.Generator) -> Texts:
+    return [[title] for title, *_ in texts]
+
+
+def _ambiguous(texts: Texts, random: np.random.Generator) -> Texts:
+    return [[title, *(f"{_concept(text)}: {VAGUE}" for text in concepts)] for title, *concepts in texts]
+
+
+def _other_details(texts: Texts, random: np.random.Generator) -> Texts:
+    details = [concepts for _, *concepts in texts]
+    return [
+        [title, *details[c]] for (title, *_), c in zip(texts, _elsewhere(len(texts), random), strict=True)
+    ]
+
+
+def _shuffled_rows(texts: Texts, random: np.random.Generator) -> Texts:
+    return [texts[c] for c in _elsewhere(len(texts), random)]
+
+
+def _empty(texts: Texts, random: np.random.Generator) -> Texts:
+    return [[""] for _ in texts]
+
+
+def _paraphrased(texts: Texts, random: np.random.Generator) -> Texts:
+    return [
+        [
+            f"What this shows is: {title}",
+            *(f"Its {_concept(t).lower()} is as follows, {_text(t)}" for t in concepts),
+        ]
+        for title, *concepts in texts
+    ]
+
+
+def _typing_errors(texts: Texts, random: np.random.Generator) -> Texts:
+    def slip(match: re.Match) -> str:
+        word = match[0]
+        if random.random() >= MISTYPED:
+            return word
+        at = random.integers(len(word) - 1)
+        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+    return [[re.sub(r"[A-Za-z]{4,}", slip, text) for text in row] for row in texts]
+
+
+def _mirrored(texts: Texts, random: np.random.Generator) -> Texts:
+    def other(match: re.Match) -> str:
+        side = SIDES[match[0].lower()]
+        return side.capitalize() if match[0][0].isupper() else side
+
+    return [[re.sub(r"\b(left|right)\b", other, text, flags=re.IGNORECASE) for text in row] for row in texts]
+
+
+EDITS: dict[str, Callable[[Texts, np.random.Generator], Texts]] = {
+    "full": _full,
+    "names": _names,
+    "ambiguous": _ambiguous,
+    "other_details": _other_details,
+    "shuffled_rows": _shuffled_rows,
+    "empty": _empty,
+    "paraphrased": _paraphrased,
+    "typing_errors": _typing_errors,
+    "mirrored": _mirrored,
+}
+"""Name → what it makes of a prompt table's texts."""
+
+
+def edited(texts: Texts, edit: str, *, seed: int = 0) -> Texts:
+    """A prompt table's texts (``PromptTable.segments``) after an edit by name; the same seed, the same words.
+
+    Raises:
+        BipvlError: no such edit.
+    """
+    return choose("prompt edit", edit, EDITS)(texts, np.random.default_rng(seed))
+
+
+def _concept(text: str) -> str:
+    return text.split(":", 1)[0]
+
+
+def _text(text: str) -> str:
+    return text.split(":", 1)[1].strip()
+
+
+def _elsewhere(count: int, random: np.random.Generator) -> list[int]:
+    """A random order in which nothing keeps its place (one alone must)."""
+    order = np.empty(count, int)
+    cycle = random.permutation(count)
+    order[cycle] = np.roll(cycle, 1)
+    return order.tolist()
