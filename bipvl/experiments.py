@@ -17,9 +17,10 @@ PATH = Path("notebooks/experiments.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Variants compared on every dataset to answer one question of the paper.
+    """Variants compared to answer one question of the paper; the first is what the others are held against.
 
     Attributes:
+        datasets: those of all studies where the file names none of its own.
         seeds: for each profile that the study runs at.
         notebooks: names (no suffix) beside the YAML file, which draw the study's tables and figures.
     """
@@ -27,6 +28,7 @@ class Study:
     name: str
     title: str
     question: str
+    datasets: tuple[str, ...]
     variants: tuple[str, ...]
     seeds: dict[str, tuple[int, ...]]
     notebooks: tuple[str, ...]
@@ -72,11 +74,12 @@ def load_experiments(path: str | Path = PATH) -> Experiments:
         raise BipvlError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     try:
         _exactly(raw, ("datasets", "studies"), "the file")
-        datasets = tuple(
-            choose("dataset", d, dict.fromkeys(dataset_names(), d)) for d in _names(raw, "datasets")
-        )
+        datasets = _datasets(raw)
         _check(isinstance(raw["studies"], dict) and raw["studies"], "'studies' must map names to studies")
-        studies = {str(name): _study(str(name), study, path.parent) for name, study in raw["studies"].items()}
+        studies = {
+            str(name): _study(str(name), study, datasets, path.parent)
+            for name, study in raw["studies"].items()
+        }
     except BipvlError as error:
         raise BipvlError(f"{path}: {error}") from error
     return Experiments(datasets=datasets, studies=studies)
@@ -107,11 +110,20 @@ def check_folder(data_root: str | Path) -> None:
         raise BipvlError(f"the data root {data_root} is empty; put the datasets there, or leave it out")
 
 
-def _study(name: str, raw: Any, folder: Path) -> Study:
+def _datasets(raw: dict[str, Any]) -> tuple[str, ...]:
+    known = dict.fromkeys(dataset_names())
+    for name in (names := _names(raw, "datasets")):
+        choose("dataset", name, known)
+    return names
+
+
+def _study(name: str, raw: Any, datasets: tuple[str, ...], folder: Path) -> Study:
     from bipvl.runs import get_profile
     from bipvl.variants import get_variant
 
     _check(name != "all", "a study must not be called 'all', which stands for every study")
+    if isinstance(raw, dict):
+        raw = {"datasets": list(datasets)} | raw
     _exactly(raw, [f.name for f in fields(Study)][1:], f"study '{name}'")
     for key in ("title", "question"):
         _check(isinstance(raw[key], str), f"'{key}' of study '{name}' must be a text")
@@ -129,6 +141,7 @@ def _study(name: str, raw: Any, folder: Path) -> Study:
         name=name,
         title=raw["title"],
         question=raw["question"],
+        datasets=_datasets(raw),
         variants=tuple(get_variant(variant).name for variant in _names(raw, "variants")),
         seeds={profile: tuple(seeds) for profile, seeds in raw["seeds"].items()},
         notebooks=notebooks,

@@ -34,7 +34,7 @@ def study_folders(
     chosen = choose("study", study, experiments.studies)
     found: dict[str, list[Path]] = {}
     missing = []
-    for dataset in experiments.datasets:
+    for dataset in chosen.datasets:
         for variant in chosen.variants:
             base = Path(root) / profile / dataset / variant
             seeds = chosen.seeds.get(profile)

@@ -20,6 +20,7 @@ def experiments(datasets: Iterable[str] = ("mmwhs_ct",), seeds: tuple[int, ...] 
         name="main",
         title="Main",
         question="?",
+        datasets=tuple(datasets),
         variants=("bipvlseg", "swin_unetr_v2"),
         seeds={"quick": seeds},
         notebooks=(),

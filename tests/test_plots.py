@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from score_files import experiments, measurements, write_history, write_metrics, write_runs
 
 from bipvl import plots, style
+from bipvl.comparisons import compare
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
 from bipvl.errors import BipvlError
@@ -72,11 +73,12 @@ def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
         "data_samples-amos22": pd.concat(samples[:2]),
         "data_samples-msd_brain": pd.concat(samples[4:]),
         "bench": measurements(),
+        "ablation-main": compare(scores, "bipvlseg", resamples=99),
     }
 
 
 FIGURES = ["main_dice", "class_dice", "training_curves", "qualitative"]
-FIGURES += ["data_samples-amos22", "data_samples-msd_brain", "bench"]
+FIGURES += ["data_samples-amos22", "data_samples-msd_brain", "bench", "ablation-main"]
 
 
 def test_every_registered_figure_is_tested(tables):

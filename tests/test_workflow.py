@@ -88,6 +88,8 @@ def test_the_main_study_compares_two_networks_on_four_datasets():
         ({"seeds": [0]}, "must map profiles"),
         ({"notebooks": ["03_main_tabel"]}, "03_main_tabel.ipynb"),
         ({"title": 3}, "'title'"),
+        ({"datasets": ["mmwhs"]}, "no dataset 'mmwhs'"),
+        ({"datasets": []}, "'datasets' must be a list of names"),
         ({"notes": ""}, "no field of study 'small' 'notes'"),
     ],
 )
@@ -118,6 +120,18 @@ def test_a_slip_in_the_file_is_told(tmp_path, text, sentence):
         load_experiments(path)
 
 
+def test_a_study_runs_on_its_own_datasets_or_on_all(tmp_path):
+    own = load_experiments(write_experiments(tmp_path, datasets=["msd_brain"])).studies["small"]
+    assert own.datasets == ("msd_brain",)
+    assert load_experiments(write_experiments(tmp_path)).studies["small"].datasets == ("mmwhs_ct",)
+
+
+def test_every_study_of_the_paper_is_there_and_begins_with_the_method():
+    studies = load_experiments(ROOT / "notebooks" / "experiments.yaml").studies
+    assert set(studies) >= {"main", "comparison", "fusion", "objective", "prompts", "backbone", "released"}
+    assert all(study.variants[0] == "bipvlseg" and "paper" in study.seeds for study in studies.values())
+
+
 def test_a_study_is_chosen_by_name_or_by_profile(tmp_path):
     experiments = load_experiments(write_experiments(tmp_path))
     (small,) = experiments.select("small", "quick")
@@ -135,14 +149,15 @@ def test_a_study_is_chosen_by_name_or_by_profile(tmp_path):
 # The workflow
 
 
-def test_the_quick_profile_is_four_datasets_eight_runs_and_a_study(tmp_path):
+def test_the_quick_profile_is_the_main_comparison_and_the_fusion_study(tmp_path):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     code, told = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
     assert code == 0, told
     counts = dict(re.findall(r"^(\w+) +(\d+)$", told, re.MULTILINE))
     datasets = ("amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain")
     steps = {f"prepare_{d}": "1" for d in datasets} | {f"run_{d}": "2" for d in datasets}
-    assert counts == {"all": "1", "study": "3", "total": "16"} | steps
+    steps["run_mmwhs_mr"] = "6"  # the fusion study's four variants beside the main comparison's two
+    assert counts == {"all": "1", "study": "4", "total": "21"} | steps
     assert not (tmp_path / "runs").exists()
 
 

@@ -11,6 +11,7 @@ from bipvl import style
 from bipvl.errors import BipvlError
 from bipvl.plots.costs import draw_bench
 from bipvl.plots.curves import draw_training_curves, training_curves
+from bipvl.plots.differences import draw_ablation
 from bipvl.plots.pixels import qualitative_table, samples_table, slice_table
 from bipvl.plots.scores import draw_class_dice, draw_main_dice
 from bipvl.plots.slices import draw_data_samples, draw_qualitative
@@ -33,6 +34,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "training_curves": draw_training_curves,
     "data_samples": draw_data_samples,
     "bench": draw_bench,
+    "ablation": draw_ablation,
 }
 """What draws a table, by the figure's name; a file's name may go on after a hyphen (a dataset)."""
 
