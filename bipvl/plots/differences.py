@@ -24,8 +24,8 @@ def draw_ablation(table: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"difference in mean Dice to {reference}")
     style.caption(
         figure,
-        f"{provenance(table)} Mean over test cases of the paired difference to {reference}, right of the line: "
-        f"better than it; bars: 95 % bootstrap interval (BCa) over cases. p: Wilcoxon signed-rank test with "
+        f"{provenance(table)} Mean over test cases of the paired difference to {reference}, right of the "
+        f"line: better than it; bars: 95 % bootstrap interval (BCa) over cases. p: Wilcoxon signed-rank test with "
         "Holm's correction over all rows of the figure. On the scan's own grid.",
     )
     return figure
