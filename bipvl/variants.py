@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # the names alone must not cost the import of torch
 class Variant:
     """``terms`` are the objective's; ``language`` tells whether the network reads prompts.
 
-    ``preset`` and ``options`` are arguments of ``BiPVLSeg``, ``objective`` of ``Objective``. ``prompts`` is the
-    edit of the texts (``bipvl.data.prompt_edits``) that it is trained and tested with. A network without
+    ``preset`` and ``options`` are arguments of ``BiPVLSeg``, ``objective`` of ``Objective``. ``prompts`` is
+    the edit of the texts (``bipvl.data.prompt_edits``) that it is trained and tested with. A network without
     language is a baseline by name.
     """
 

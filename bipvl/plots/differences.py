@@ -25,8 +25,8 @@ def draw_ablation(table: pd.DataFrame) -> Figure:
     style.caption(
         figure,
         f"{provenance(table)} Mean over test cases of the paired difference to {reference}, right of the "
-        f"line: better than it; bars: 95 % bootstrap interval (BCa) over cases. p: Wilcoxon signed-rank test with "
-        "Holm's correction over all rows of the figure. On the scan's own grid.",
+        "line: better than it; bars: 95 % bootstrap interval (BCa) over cases. p: Wilcoxon signed-rank test "
+        "with Holm's correction over all rows of the figure. On the scan's own grid.",
     )
     return figure
 
