@@ -157,7 +157,7 @@ def test_the_quick_profile_is_the_main_comparison_and_the_fusion_study(tmp_path)
     datasets = ("amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain")
     steps = {f"prepare_{d}": "1" for d in datasets} | {f"run_{d}": "2" for d in datasets}
     steps["run_mmwhs_mr"] = "6"  # the fusion study's four variants beside the main comparison's two
-    assert counts == {"all": "1", "study": "4", "total": "21"} | steps
+    assert counts == {"all": "1", "study": "5", "total": "22"} | steps
     assert not (tmp_path / "runs").exists()
 
 

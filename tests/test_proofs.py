@@ -1,0 +1,194 @@
+"""The eighteen departures of the public release, as measured by ``bipvl.proofs``."""
+
+import math
+from pathlib import Path
+
+import jupytext
+import pytest
+import torch
+
+from bipvl.losses import local_alignment_loss, released_local_alignment_loss
+from bipvl.proofs import ROWS, proofs, prove, table_markdown
+from bipvl.proofs.data import heart_codes
+from bipvl.proofs.objective import concept_weights, pull_on_match, settled_variance
+from bipvl.proofs.practice import windows_of
+from bipvl.proofs.record import COLUMNS
+from bipvl.proofs.schedule import T_MAX, released_course, training_cases
+
+ROOT = Path(__file__).parents[1]
+
+
+def measured(row: int) -> dict[str, float]:
+    return dict(prove(row).measured)
+
+
+def test_the_table_sums_up_all_eighteen():
+    table = proofs()
+    assert list(table["row"]) == list(ROWS) == list(range(1, 19))
+    assert list(table) == list(COLUMNS)
+    assert table.map(lambda cell: bool(str(cell).strip())).all().all()
+    lines = table_markdown(table).splitlines()
+    assert len(lines) == 2 + 18
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+
+
+def test_a_measurement_leaves_the_callers_random_numbers_alone():
+    before = torch.get_rng_state()
+    prove.__wrapped__(5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_measurement_gives_the_same_numbers_again():
+    for row in (3, 5, 7, 8, 15):
+        assert dict(prove.__wrapped__(row).measured) == measured(row)
+
+
+def test_every_assertion_of_the_notebook_holds(tmp_path, monkeypatch):
+    """Its cells in this process, where what was measured once is kept."""
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    cells = jupytext.read(ROOT / "notebooks" / "06_released_against_paper.py").cells
+    for cell in (c for c in cells if c.cell_type == "code"):
+        exec(cell.source, names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names["figures"] = str(tmp_path)
+    text = (tmp_path / "quick" / "released_against_paper.md").read_text(encoding="utf-8")
+    assert text == table_markdown(proofs()) + "\n"
+
+
+def test_1_the_fusion_has_the_size_that_was_seen_and_none_of_it_is_registered():
+    found = measured(1)
+    assert (round(found["blocks"] / 1e6, 1), round(found["projections"] / 1e6, 1)) == (38.6, 1.1)
+    assert found["registered"] == 0
+    assert found["change_released"] == 0 and found["change_right"] > 1e-4
+    assert found["logits_released"] > 1e-3 and found["logits_right"] == 0
+    assert found["lacking_file_refused"]
+
+
+def test_2_what_comes_last_reaches_nothing_in_the_release_and_all_in_the_paper():
+    found = measured(2)
+    assert (found["outputs_released"], found["outputs_right"]) == (0, 4)
+    assert found["logits_released_last_text_stage"] == 0 and found["logits_paper_last_text_stage"] == 1
+    assert found["logits_released_first_fusion"] == found["logits_paper_first_fusion"] == 1
+
+
+def test_3_no_weight_of_vision_or_fusion_learns_from_the_texts_of_the_release():
+    found = measured(3)
+    assert (found["reached_released"], found["reached_right"]) == (0, found["tensors"])
+    assert found["apart_released"] == 0 and found["apart_right"] > 1e-2
+
+
+def test_4_without_residual_all_tokens_become_one():
+    found = measured(4)
+    assert found["before"] < 0.5 and found["after_right"] < 0.8
+    assert found["after_released"] == pytest.approx(1, abs=5e-4)
+
+
+def test_5_the_order_of_the_prompts_is_known_to_the_losses_alone_in_both_presets():
+    found = measured(5)
+    assert max(found["logits_released"], found["logits_right"], found["texts_follow"]) < 1e-4
+    assert found["loss_reversed"] > 5 > 1 > found["loss"]
+
+
+def test_6_padding_moves_the_vectors_of_the_release_only():
+    found = measured(6)
+    assert found["cosine_right"] == pytest.approx(1, abs=1e-5)
+    assert found["lowest_released"] < found["cosine_released"] < 0.995
+
+
+def test_7_the_floor_is_log_3_minus_1():
+    found = measured(7)
+    assert found["floor_released"] == pytest.approx(math.log(3) - 1, abs=1e-6)
+    assert found["floor_right"] == pytest.approx(0, abs=1e-6)
+
+
+def test_7_the_slopes_are_those_of_the_formula():
+    """Of three classes at 0.9 to their own text and 0.1 to the others', by the similarity of one match."""
+    sharp, plain = (math.exp(0.9 / t) / (math.exp(0.9 / t) + 2 * math.exp(0.1 / t)) for t in (0.2, 1))
+    pulled = -(1 - sharp) / 0.2 / 3
+    assert pull_on_match(local_alignment_loss) == pytest.approx(pulled, abs=1e-6)
+    assert pull_on_match(released_local_alignment_loss) == pytest.approx(pulled + plain / 3, abs=1e-6)
+    assert pulled < 0 < pulled + plain / 3
+
+
+def test_8_the_weights_sum_to_one_over_the_axis_of_their_softmax():
+    released, right, error = concept_weights()
+    assert torch.allclose(released.sum(0), torch.ones(6)) and torch.allclose(right.sum(1), torch.ones(15))
+    assert error < 1e-5
+
+
+def test_9_four_structures_of_the_heart_meet_another_ones_text():
+    theirs = {prompt: structure for prompt, _, structure in heart_codes()}
+    assert [p for p, structure in theirs.items() if p == structure] == [
+        "right atrium",
+        "ascending aorta",
+        "pulmonary artery",
+    ]
+    assert theirs["left ventricle"] == "myocardium of the left ventricle"
+    assert all(prompt == ours for prompt, ours, _ in heart_codes())
+
+
+def test_10_label_2_has_nothing_in_common_with_the_enhancing_tumour():
+    found = measured(10)
+    assert (found["common"], found["dice_released"], found["dice_right"]) == (0, 0, 1)
+    assert found["other_names_refused"]
+
+
+def test_11_sixteen_rows_do_not_fit_fifteen_texts():
+    found = measured(11)
+    assert (found["rows"], found["texts"], found["fails"]) == (16, 15, True)
+    assert math.isfinite(found["loss"])
+
+
+def test_12_the_rate_is_a_cosine_of_300_iterations_and_the_weights_own_rate_stops():
+    assert (training_cases("amos22"), training_cases("mmwhs_ct")) == (180, 14)
+    course = released_course(14 * T_MAX)
+    cosine = [0.5e-4 * (1 + math.cos(math.pi * i / T_MAX)) for i in range(14 * T_MAX)]
+    assert course.rates["release"].tolist() == pytest.approx(cosine, abs=1e-12)
+    assert course.rates["release_s"].tolist() == pytest.approx(cosine[:T_MAX] + [0] * 13 * T_MAX, abs=1e-12)
+    assert course.s == pytest.approx(-0.015, abs=5e-4)
+    assert course.stopped_at in (0, T_MAX + 1)  # by the version of torch
+    assert measured(12)["optimum"] == pytest.approx(-1.386, abs=1e-3)
+
+
+@pytest.mark.parametrize(("penalty", "share"), [(1.0, 0.5), (0.5, 1.0)])
+@pytest.mark.parametrize("loss", [0.05, 0.7, 4.0])
+def test_13_the_variance_settles_at_half_the_loss_or_at_the_loss(loss, penalty, share):
+    assert settled_variance(loss, penalty) == pytest.approx(share * loss, rel=1e-4)
+
+
+def test_14_three_voxels_are_six_millimetres_and_a_missed_organ_costs_the_diagonal():
+    found = measured(14)
+    assert (found["hd95_voxels"], found["hd95_mm"]) == (3, 6)
+    assert (found["mean_released"], found["mean_missed_released"], found["mean_right"]) == (1.5, 0, 3)
+    diagonal = math.dist((0, 0, 0), (40 * 1.5, 40 * 1.5, 32 * 2.0))
+    assert found["mean_missed_right"] == pytest.approx(diagonal / 2)
+    assert found["dice_classes"] == pytest.approx((1 + 0.7) / 2)
+    assert found["dice_own_grid"] < 0.9 < found["dice_working_grid"] == 1
+
+
+def test_15_a_written_split_is_the_same_whatever_the_listing():
+    found = measured(15)
+    assert found["common_written"] == found["test_cases"] == 4 > found["common_by_seed"]
+    assert found["double_refused"] and found["crops_equal"] and found["epochs_differ"]
+
+
+def test_16_the_prompts_are_encoded_once_or_294_times_seven():
+    found = measured(16)
+    assert found["windows"] == windows_of((240, 240, 200)) == 294
+    layers, classes, passes = 12, 7, 7
+    assert found["layers_released"] == 294 * passes * classes * layers
+    assert found["layers_right"] == classes * (6 + 294 * 6)  # six layers before the first fusion, six after
+    assert found["tokenised_right"] == classes * 6
+
+
+def test_17_what_the_release_refuses_runs_and_a_random_text_encoder_is_told():
+    found = measured(17)
+    assert found["runs"] == found["settings"] == 5
+    assert found["random"] == found["tensors"] > 200 and found["told"]
+
+
+def test_18_the_package_imports_whole_and_holds_no_path_of_a_machine():
+    found = measured(18)
+    assert found["modules"] >= 60 and found["packages"] >= 15 and found["private_paths"] == 0
+    assert "read" in prove(18).released
