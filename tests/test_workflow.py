@@ -165,7 +165,7 @@ def test_each_step_is_of_the_dataset_that_its_output_names(tmp_path):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     _, told = snakemake(tmp_path, "--dry-run", "--printshellcmds")
     steps = re.findall(r"bipvl.notebook \S+ runs/quick/(\w+)/.* dataset=(\w+)", told)
-    assert len(steps) == 12
+    assert len(steps) == 16
     assert all(output == dataset for output, dataset in steps)
 
 
