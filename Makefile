@@ -59,7 +59,7 @@ report: $(READY) ## reproduce, then a page for each executed notebook: report/PR
 test: $(READY) ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-bench: $(READY) ## time and memory against the network without language, at the paper's size: half an hour
+bench: $(READY) ## time and memory against the network without language, at the paper's size: an hour
 	$(BIN)/python -m bipvl.bench figures/bench
 
 lint: $(READY) ## style
