@@ -28,6 +28,7 @@ from bipvl.data.spec import load_spec
 from bipvl.errors import BipvlError
 from bipvl.files import write_text
 from bipvl.tables import markdown
+from bipvl.variants import ALL_TERMS
 
 INFERENCE = "inference, one window (s)"
 TRAINING = "training step, all losses (s)"
@@ -77,8 +78,8 @@ class Subject:
             bert_base = {"model_type": "bert"}
             network = BiPVLSeg(in_channels=1, num_classes=setting.classes, text_config=bert_base)
             self.prompts = _tokens(setting)
-            terms = ("segmentation", "class_embedding", "alignment")
-            self.learner = Learner(network=network, objective=Objective(terms=terms, overlapping=False))
+            objective = Objective(terms=ALL_TERMS, overlapping=False)
+            self.learner = Learner(network=network, objective=objective)
             self.learner.to(memory_format=torch.channels_last_3d)
             self.volume = self.volume.contiguous(memory_format=torch.channels_last_3d)
             if setting.checkpointing:

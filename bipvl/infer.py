@@ -110,8 +110,10 @@ class Segmenter:
         self.config: dict[str, Any] = run.config
         self.device = device or Accelerator().device
         network = load_network(run.variant, run.model_folder).to(self.device)
-        own = prompt_texts(run.variant, self.spec)
-        texts = read_prompts(prompts, self.spec).segments() if prompts else own
+        if prompts:
+            texts = read_prompts(prompts, self.spec).segments()
+        else:
+            texts = prompt_texts(run.variant, self.spec)
         self.predictor = make_predictor(network, run.variant, texts)
         self.prepare = prepare_transform(self.spec, self.config["spacing"])
 

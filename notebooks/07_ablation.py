@@ -67,10 +67,10 @@ from bipvl.files import write_csv
 folder = Path(figures, profile)
 scores = statistics.read_runs(folders)
 reference = experiments.studies[study].variants[0]
-compared = {metric: compare(scores, reference, metric) for metric in statistics.METRICS}
+compared = pd.concat(compare(scores, reference, metric) for metric in statistics.METRICS)
 write_csv(folder / f"scores-{study}.csv", scores)
-write_csv(folder / f"comparisons-{study}.csv", pd.concat(compared.values()))
-pd.concat(compared.values())
+write_csv(folder / f"comparisons-{study}.csv", compared)
+compared.round(3)
 
 # %% [markdown]
 # ## The differences in Dice
@@ -78,4 +78,4 @@ pd.concat(compared.values())
 # %%
 from IPython.display import Image
 
-Image(plots.write(f"ablation-{study}", compared["dice"], folder), width=900)
+Image(plots.write(f"ablation-{study}", compared[compared["metric"] == "dice"], folder), width=900)

@@ -11,12 +11,11 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bipvl.choices import choose
 from bipvl.errors import BipvlError
 from bipvl.presets import departures
 
 from .backbones import make_encoder
-from .bifusion import DIRECTIONS, BiFusion, fuse_volume
+from .bifusion import BiFusion, fuse_volume
 from .released import RepeatingMerging
 from .text import PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
 from .vision import UnetrDecoder
@@ -117,11 +116,6 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         self.fused_stages = frozenset(stages if fused_stages is None else fused_stages)
         if not self.fused_stages <= set(stages):
             raise ValueError(f"fused_stages is {fused_stages}; the encoder has the stages 1 to {stages[-1]}")
-        reads = choose("fusion direction", fusion_direction, DIRECTIONS).image_reads
-        fused = reads and "unfused_features" not in self.departures
-        self.decoded_fused = (
-            self.fused_stages if fused else frozenset()
-        )  # else the decoder takes the stage's own
         self.fusions = nn.ModuleList(
             BiFusion(
                 image_dim=c,
@@ -260,12 +254,15 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
             if n > 1:  # stage 1 is in the state already
                 mask = tokens.mask.repeat(len(volume), 1)
                 hidden = self.text.stage(n, hidden.flatten(0, 1), mask).view_as(hidden)
+            feature = seen
             if n in self.fused_stages:
                 begun = state.begun if n == 1 else None
                 x, words = fuse_volume(fusion, x, _tokens_of(hidden, tokens), begun)
                 flat = hidden.flatten(1, 2)  # B × N·L × d
                 hidden = flat.index_copy(1, tokens.valid, words.to(flat.dtype)).view_as(hidden)
-            features.append(self.vision.feature(x if n in self.decoded_fused else seen))
+                if fusion.direction.image_reads and "unfused_features" not in self.departures:
+                    feature = x
+            features.append(self.vision.feature(feature))
         return features, hidden
 
     def _class_embeddings(self, bottleneck: Tensor) -> Tensor:

@@ -3,8 +3,6 @@
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import monai
@@ -29,7 +27,7 @@ from bipvl.errors import BipvlError
 from bipvl.infer import to_grid
 from bipvl.metrics import class_masks, dice_scores, score_case
 
-from .record import Proof
+from .record import Proof, yes_no
 
 ENHANCING_IN_RELEASE = 2
 SPACING = (1.5, 1.5, 2.0)
@@ -78,7 +76,7 @@ def wrong_enhancing_label() -> Proof:
         released=f"its name in the data set is “{label_name(ENHANCING_IN_RELEASE)}”; a perfect segmentation "
         f"of “ET” has Dice {released:.2f} with the enhancing tumour, {common} voxels in common",
         right=f"“{label_name(3)}” is label 3: Dice {right:.2f}; a dataset.json that names the labels "
-        f"otherwise is refused: {_yes(refuses_other_names())}",
+        f"otherwise is refused: {yes_no(refuses_other_names())}",
         difference="what is reported as ET is the non-enhancing part",
         shown_on="a tumour of nested balls in the data set's codes; exact",
         measured={
@@ -178,7 +176,7 @@ def distances() -> dict[str, float]:
     nothing = masks(missed)[:, 1:], masks(truth)[:, 1:]
     tolerance = {"class_thresholds": [spec.nsd_tolerance]}
     options = {"include_background": True, "spacing": list(SPACING)}
-    with without_warnings():
+    with warnings.catch_warnings(action="ignore"):  # MONAI warns of the missed class, the point here
         return {
             "hd95_voxels": float(released(result)[1]),
             "hd95_mm": right(result)[1],
@@ -233,9 +231,9 @@ def nobody_knows_the_cases() -> Proof:
         "second epoch repeats the first",
         right=f"split.json names every case: {found['common_written']} of {found['test_cases']} in common "
         "whatever the order of the listing, and one case in two parts is refused: "
-        f"{_yes(found['double_refused'])}; crop i is a function of (seed, i): asked for again, alone or out "
-        f"of order, it is equal: {_yes(found['crops_equal'])}; the next epoch's differ: "
-        f"{_yes(found['epochs_differ'])}; `cudnn.benchmark` is "
+        f"{yes_no(found['double_refused'])}; crop i is a function of (seed, i): asked for again, alone or "
+        f"out of order, it is equal: {yes_no(found['crops_equal'])}; the next epoch's differ: "
+        f"{yes_no(found['epochs_differ'])}; `cudnn.benchmark` is "
         f"{'on' if torch.backends.cudnn.benchmark else 'off'}",
         difference="nobody can know which cases a number of the release stands on",
         shown_on="bipvl's splits and crops; the release's habits were read, not run",
@@ -292,15 +290,3 @@ def crop_facts() -> dict[str, bool]:
         "crops_equal": all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True)),
         "epochs_differ": not any(torch.equal(a, b) for a in epochs[0] for b in epochs[1]),
     }
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """MONAI warns of the missed class, which is the point here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _yes(fact: float) -> str:
-    return "yes" if fact else "no"

@@ -14,7 +14,7 @@ from bipvl.model.bipvlseg import BiPVLSeg
 from bipvl.model.text import PromptTokens, tokenize
 from bipvl.train import Learner, make_optimizer
 
-from .record import Proof, percent
+from .record import Proof, percent, yes_no
 from .small import agreement, moved, network, objective, pretrained, texts, tokens, volume
 
 FULL_WIDTHS, FULL_TEXT = (48, 96, 192, 384, 768), 768
@@ -130,10 +130,10 @@ def decoder_before_fusion() -> Proof:
         row=2,
         what="the decoder's skips and bottleneck take features from before BiFusion",
         released=f"last BiFusion set to NaN: {len(changed['released', 'last fusion'])} of 4 outputs change; "
-        f"last text stage set to NaN: logits change: {_yes(logits['released', 'last text stage'])} (the "
-        f"first BiFusion reaches them, through the next stage: {_yes(logits['released', 'first fusion'])})",
+        f"last text stage set to NaN: logits change: {yes_no(logits['released', 'last text stage'])} (the "
+        f"first BiFusion reaches them, through the next stage: {yes_no(logits['released', 'first fusion'])})",
         right=f"last BiFusion: {len(changed['paper', 'last fusion'])} of 4 outputs become NaN; last text "
-        f"stage: logits change: {_yes(logits['paper', 'last text stage'])}",
+        f"stage: logits change: {yes_no(logits['paper', 'last text stage'])}",
         difference="the deepest exchange of image and text is computed and thrown away",
         quoted="the last BiFusion and the last text stage set to NaN: nothing changes",
         shown_on="small random network; holds for any weights",
@@ -353,7 +353,3 @@ def cls_alone(model: BiPVLSeg, text: str) -> Tensor:
 
 def _padding(words: PromptTokens) -> float:
     return 1 - float(words.mask.float().mean())
-
-
-def _yes(fact: bool) -> str:
-    return "yes" if fact else "no"

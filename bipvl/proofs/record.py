@@ -49,6 +49,11 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def yes_no(fact: float) -> str:
+    """A fact as a word."""
+    return "yes" if fact else "no"
+
+
 def signed(value: float, form: str) -> str:
     """A number with a true minus sign."""
     return format(value, form).replace("-", "−")

@@ -14,6 +14,7 @@ from bipvl.data.spec import load_spec
 from bipvl.losses import Objective
 from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg
 from bipvl.model.text import PromptTokens, tokenize
+from bipvl.variants import ALL_TERMS
 
 DATASET = "mmwhs_ct"
 VISION = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4, "fusion_width": 32}
@@ -26,7 +27,6 @@ TEXT = {
     "intermediate_size": 48,
     "max_position_embeddings": 128,
 }
-TERMS = ("segmentation", "class_embedding", "alignment")
 CROP = (24, 24, 16)
 
 
@@ -77,7 +77,7 @@ def pretrained(preset: str | Sequence[str]) -> BiPVLSeg:
 
 def objective(preset: str | Sequence[str] = "paper") -> Objective:
     """All terms for one label a voxel, without noise, so that two values can be compared."""
-    return Objective(terms=TERMS, overlapping=False, preset=preset, noise=0)
+    return Objective(terms=ALL_TERMS, overlapping=False, preset=preset, noise=0)
 
 
 def alignment(output: BiPVLOutput) -> float:
