@@ -206,9 +206,11 @@ def segment(
     from bipvl.runs import Run
 
     opened = Run.open(run)
+    from bipvl.data.prompts import read_prompts
     from bipvl.infer import Segmenter
 
-    Segmenter(run=opened, prompts=prompts).segment(image, output)
+    texts = read_prompts(prompts, opened.spec).segments() if prompts else None
+    Segmenter(run=opened, texts=texts).segment(image, output)
     typer.echo(f"wrote {output}")
 
 

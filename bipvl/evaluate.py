@@ -1,10 +1,12 @@
 """Scores on the test cases, on the scan's own grid and on the working grid: ``metrics.csv``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from monai.data.utils import affine_to_spacing
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -25,21 +27,27 @@ COLUMNS = ["case", "class", "metric", "grid", "value", "flag"]
 def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.DataFrame:
     """Score a trained run; writes metrics.csv and predictions/ (native codes on the scans' own grids).
 
+    Several processes share the cases; each returns the table of all.
+
     Raises:
         BipvlError: the run is not trained, or a test case cannot be read.
     """
     with run.recorded("evaluate"):
         segmenter = Segmenter(run=run)
-        table = score_cases(
-            test_cases(run, data_root),
-            run.spec,
-            run.config["spacing"],
-            segmenter.predict,
-            predictions=run.directory / "predictions",
-            title=f"{run.spec.name} · {run.variant.title} · test",
-            progress=progress,
-        )
-        write_csv(run.directory / "metrics.csv", table)
+        processes = PartialState()
+        with processes.split_between_processes(test_cases(run, data_root)) as mine:
+            own = score_cases(
+                mine,
+                run.spec,
+                run.config["spacing"],
+                segmenter.predict,
+                predictions=run.directory / "predictions",
+                title=f"{run.spec.name} · {run.variant.title} · test",
+                progress=progress and processes.is_main_process,
+            )
+        table = pd.DataFrame(gather_object(own.to_dict("records")), columns=COLUMNS)
+        if processes.is_main_process:
+            write_csv(run.directory / "metrics.csv", table)
     return table
 
 
@@ -90,7 +98,14 @@ def _score(
         "scan": (labels, truth, native.affine),
         "working": (to_labels(logits, overlapping=spec.overlapping), working["label"], affine),
     }
-    for grid, (predicted, true, grid_affine) in grids.items():
-        mm = affine_to_spacing(grid_affine).tolist()
-        for s in score_case(predicted, true.as_subclass(Tensor), spec, mm):
-            yield case.id, s.class_name, s.metric, grid, s.value, s.flag
+    yield from score_grids(case.id, grids, spec)
+
+
+def score_grids(
+    case_id: str, grids: Mapping[str, tuple[Tensor, Tensor, Tensor]], spec: DatasetSpec
+) -> Iterator[tuple]:
+    """Rows (COLUMNS) of a case; of each grid its labels and its truth (as in training), and its affine."""
+    for grid, (predicted, true, affine) in grids.items():
+        mm = affine_to_spacing(affine).tolist()
+        for s in score_case(predicted.as_subclass(Tensor), true.as_subclass(Tensor), spec, mm):
+            yield case_id, s.class_name, s.metric, grid, s.value, s.flag

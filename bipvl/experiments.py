@@ -1,7 +1,7 @@
 """What is computed: the studies of ``experiments.yaml``, read so strictly that a slip is named."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import yaml
 from bipvl.choices import choose
 from bipvl.data.spec import dataset_names
 from bipvl.errors import BipvlError
+from bipvl.external import External, read_externals
 
 PATH = Path("notebooks/experiments.yaml")
 """Below the checkout, from where the workflow runs."""
@@ -17,72 +18,84 @@ PATH = Path("notebooks/experiments.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Variants compared to answer one question of the paper; the first is what the others are held against.
+    """Variants compared at a profile to answer one question of the paper, against the first of them.
 
     Attributes:
         datasets: those of all studies where the file names none of its own.
-        seeds: for each profile that the study runs at.
+        external: names of others' predictions (``bipvl.external``), each shown on its own dataset.
+        seeds: none where the study does not run at the profile.
         notebooks: names (no suffix) beside the YAML file, which draw the study's tables and figures.
     """
 
     name: str
+    profile: str
     title: str
     question: str
     datasets: tuple[str, ...]
     variants: tuple[str, ...]
-    seeds: dict[str, tuple[int, ...]]
+    external: tuple[External, ...]
+    seeds: tuple[int, ...]
     notebooks: tuple[str, ...]
+
+    def runs(self, dataset: str) -> list[tuple[str, int]]:
+        """Variant and seed of every run on a dataset, others' predictions last."""
+        own = [(variant, seed) for variant in self.variants for seed in self.seeds]
+        return own + [(other.name, 0) for other in self.external if other.dataset == dataset]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiments:
-    """All studies and the datasets that they run on."""
+    """All studies at a profile, the datasets that they run on, and others' predictions by name."""
 
+    profile: str
     datasets: tuple[str, ...]
     studies: dict[str, Study]
+    external: dict[str, External]
 
-    def select(self, study: str, profile: str) -> list[Study]:
+    def study(self, name: str) -> Study:
+        """A study by name; an unknown one is a BipvlError that lists the near ones."""
+        return choose("study", name, self.studies)
+
+    def select(self, study: str) -> list[Study]:
         """One study by name, or with "all" those that run at the profile.
 
         Raises:
-            BipvlError: no such study or profile, or the study does not run at it.
+            BipvlError: no such study, or it does not run at the profile.
         """
-        from bipvl.runs import get_profile
-
-        get_profile(profile)
+        running = {name: s for name, s in self.studies.items() if s.seeds}
         if study == "all":
-            return [s for s in self.studies.values() if profile in s.seeds]
-        chosen = choose("study", study, self.studies | {"all": None})
-        if profile not in chosen.seeds:
-            raise BipvlError(
-                f"study '{study}' has no seeds for profile '{profile}'; it has: {', '.join(chosen.seeds)}"
-            )
-        return [chosen]
+            return [*running.values()]
+        if choose("study", study, self.studies | {"all": None}).name not in running:
+            raise BipvlError(f"study '{study}' has no seeds for profile '{self.profile}'; give it some")
+        return [running[study]]
 
 
-def load_experiments(path: str | Path = PATH) -> Experiments:
-    """Read the studies.
+def load_experiments(profile: str, path: str | Path = PATH) -> Experiments:
+    """Read the studies as they run at a profile.
 
     Raises:
         BipvlError: unreadable file; an unknown, missing or wrong field; an unknown dataset, variant, profile
             or notebook.
     """
+    from bipvl.runs import get_profile
+
+    get_profile(profile)
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BipvlError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    _check(isinstance(raw, dict), f"{path}: the file must be a mapping of datasets, studies and external")
+    external = {e.name: e for e in read_externals(raw.setdefault("external"), path)}
     try:
-        _exactly(raw, ("datasets", "studies"), "the file")
-        datasets = _datasets(raw)
+        _exactly(raw, ("datasets", "studies", "external"), "the file")
+        datasets = _datasets(raw["datasets"], "'datasets'")
         _check(isinstance(raw["studies"], dict) and raw["studies"], "'studies' must map names to studies")
-        studies = {
-            str(name): _study(str(name), study, datasets, path.parent)
-            for name, study in raw["studies"].items()
-        }
+        reader = _Reader(profile, path.parent, datasets, external)
+        studies = {str(name): reader.study(str(name), study) for name, study in raw["studies"].items()}
     except BipvlError as error:
         raise BipvlError(f"{path}: {error}") from error
-    return Experiments(datasets=datasets, studies=studies)
+    return Experiments(profile=profile, datasets=datasets, studies=studies, external=external)
 
 
 def check_data_root(profile: str, data_root: str | Path | None) -> None:
@@ -110,42 +123,72 @@ def check_folder(data_root: str | Path) -> None:
         raise BipvlError(f"the data root {data_root} is empty; put the datasets there, or leave it out")
 
 
-def _datasets(raw: dict[str, Any]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class _Reader:
+    """Reads studies at a profile; ``datasets`` are those of a study that names none."""
+
+    profile: str
+    folder: Path
+    datasets: tuple[str, ...]
+    external: dict[str, External]
+
+    def study(self, name: str, raw: Any) -> Study:
+        """A study of the file."""
+        from bipvl.variants import get_variant
+
+        _check(name != "all", "a study must not be called 'all', which stands for every study")
+        if isinstance(raw, dict):
+            raw = {"datasets": list(self.datasets), "external": None} | raw
+        keys = ("title", "question", "datasets", "variants", "external", "seeds", "notebooks")
+        _exactly(raw, keys, f"study '{name}'")
+        for key in ("title", "question"):
+            _check(isinstance(raw[key], str), f"'{key}' of study '{name}' must be a text")
+
+        def of(key: str) -> tuple[Any, str]:
+            return self._resolved(raw[key], key, name), f"'{key}' of study '{name}'"
+
+        notebooks = _names(*of("notebooks"))
+        for notebook in notebooks:
+            path = self.folder / f"{notebook}.ipynb"
+            _check(path.is_file(), f"there is no notebook '{notebook}.ipynb' beside it")
+        return Study(
+            name=name,
+            profile=self.profile,
+            title=raw["title"],
+            question=raw["question"],
+            datasets=_datasets(*of("datasets")),
+            variants=tuple(get_variant(variant).name for variant in _names(*of("variants"))),
+            external=self._others(raw["external"], f"'external' of study '{name}'"),
+            seeds=_seeds(*of("seeds")),
+            notebooks=notebooks,
+        )
+
+    def _resolved(self, value: Any, key: str, study: str) -> Any:
+        """A mapping from profiles (and "default") to values → the profile's own; [] where it has none."""
+        from bipvl.runs import load_profiles
+
+        if not isinstance(value, dict):
+            return value
+        for profile in value:
+            choose(f"profile in '{key}' of study '{study}'", profile, load_profiles() | {"default": None})
+        return value.get(self.profile, value.get("default", []))
+
+    def _others(self, value: Any, what: str) -> tuple[External, ...]:
+        names = () if value is None else _names(value, what)
+        return tuple(choose("external prediction", name, self.external) for name in names)
+
+
+def _datasets(value: Any, what: str) -> tuple[str, ...]:
     known = dict.fromkeys(dataset_names())
-    for name in (names := _names(raw, "datasets")):
+    for name in (names := _names(value, what)):
         choose("dataset", name, known)
     return names
 
 
-def _study(name: str, raw: Any, datasets: tuple[str, ...], folder: Path) -> Study:
-    from bipvl.runs import get_profile
-    from bipvl.variants import get_variant
-
-    _check(name != "all", "a study must not be called 'all', which stands for every study")
-    if isinstance(raw, dict):
-        raw = {"datasets": list(datasets)} | raw
-    _exactly(raw, [f.name for f in fields(Study)][1:], f"study '{name}'")
-    for key in ("title", "question"):
-        _check(isinstance(raw[key], str), f"'{key}' of study '{name}' must be a text")
-    _check(isinstance(raw["seeds"], dict), f"'seeds' of study '{name}' must map profiles to lists of seeds")
-    for profile, seeds in raw["seeds"].items():
-        get_profile(profile)
-        _check(
-            isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds),
-            f"'seeds' of study '{name}' at '{profile}' must be a list of whole numbers from 0",
-        )
-    notebooks = _names(raw, "notebooks")
-    for notebook in notebooks:
-        _check((folder / f"{notebook}.ipynb").is_file(), f"there is no notebook '{notebook}.ipynb' beside it")
-    return Study(
-        name=name,
-        title=raw["title"],
-        question=raw["question"],
-        datasets=_datasets(raw),
-        variants=tuple(get_variant(variant).name for variant in _names(raw, "variants")),
-        seeds={profile: tuple(seeds) for profile, seeds in raw["seeds"].items()},
-        notebooks=notebooks,
-    )
+def _seeds(value: Any, what: str) -> tuple[int, ...]:
+    good = isinstance(value, list) and all(type(s) is int and s >= 0 for s in value)
+    _check(good, f"{what} must be a list of whole numbers from 0, or map profiles to such lists")
+    return tuple(value)
 
 
 def _exactly(raw: Any, keys: Iterable[str], what: str) -> None:
@@ -156,10 +199,9 @@ def _exactly(raw: Any, keys: Iterable[str], what: str) -> None:
     _check(not missing, f"{what} lacks {', '.join(missing)}")
 
 
-def _names(raw: dict[str, Any], key: str) -> tuple[str, ...]:
-    value = raw[key]
+def _names(value: Any, what: str) -> tuple[str, ...]:
     good = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
-    _check(bool(good) and len(set(value)) == len(value), f"'{key}' must be a list of names, none twice")
+    _check(bool(good) and len(set(value)) == len(value), f"{what} must be a list of names, none twice")
     return tuple(value)
 
 

@@ -13,7 +13,7 @@ from monai.transforms import SpatialResample
 from torch import Tensor, nn
 
 from bipvl.data.labels import decode
-from bipvl.data.prompts import read_prompts
+from bipvl.data.prompt_edits import Texts
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import prepare_transform
 from bipvl.errors import BipvlError
@@ -97,11 +97,12 @@ def save_labels(codes: np.ndarray, affine: np.ndarray, path: str | Path) -> None
 
 
 class Segmenter:
-    """A trained run, ready to segment scans of its dataset's kind."""
+    """A trained run, ready to segment scans of its dataset's kind.
 
-    def __init__(
-        self, *, run: Run, prompts: str | Path | None = None, device: torch.device | None = None
-    ) -> None:
+    ``texts``: N × (K + 1), in place of those that it was trained with.
+    """
+
+    def __init__(self, *, run: Run, texts: Texts | None = None, device: torch.device | None = None) -> None:
         if not run.model_folder.is_dir():
             raise BipvlError(f"{run.directory} holds no trained network (no model folder); train it first")
         from accelerate import Accelerator
@@ -110,11 +111,7 @@ class Segmenter:
         self.config: dict[str, Any] = run.config
         self.device = device or Accelerator().device
         network = load_network(run.variant, run.model_folder).to(self.device)
-        if prompts:
-            texts = read_prompts(prompts, self.spec).segments()
-        else:
-            texts = prompt_texts(run.variant, self.spec)
-        self.predictor = make_predictor(network, run.variant, texts)
+        self.predictor = make_predictor(network, run.variant, texts or prompt_texts(run.variant, self.spec))
         self.prepare = prepare_transform(self.spec, self.config["spacing"])
 
     def predict(self, prepared: Tensor) -> Tensor:

@@ -32,7 +32,15 @@ def segmentation_loss(
         weights = None if class_weights is None else class_weights.view(-1, 1, 1, 1)
         return dice + F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights)
     dice = DiceLoss(softmax=True, to_onehot_y=True)(logits, target)
-    return dice + F.cross_entropy(logits, target[:, 0].long(), weight=class_weights)
+    return dice + _cross_entropy(logits, target[:, 0].long(), class_weights)
+
+
+def _cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over samples of each one's (weighted) mean over voxels, so that no sample's share hangs on others."""
+    if weights is None:
+        return F.cross_entropy(logits, classes)
+    loss = F.cross_entropy(logits, classes, weight=weights, reduction="none").flatten(1)
+    return (loss.sum(1) / weights[classes].flatten(1).sum(1)).mean()
 
 
 def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
@@ -71,21 +79,32 @@ def _hard_rows(similarity: Tensor, hard: int | None) -> Tensor:
 
 
 def unit(x: Tensor, noise: float) -> Tensor:
-    """Length 1 along the last axis, after Gaussian noise of standard deviation ``noise``."""
-    return F.normalize(x + noise * torch.randn_like(x) if noise else x, dim=-1)
+    """Length 1 along the last axis, after Gaussian noise of standard deviation ``noise``.
+
+    All samples of a batch B × … get the same noise, so that it is the same whatever process has which sample.
+    """
+    return F.normalize(x + noise * torch.randn_like(x[:1]) if noise else x, dim=-1)
+
+
+def class_summary(visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
+    """The global text vectors, … × N × D: each class's texts, weighted by how well they match its image.
+
+    ``visual`` … × N × D and ``text`` … × N × (K + 1) × D, unit length, as is the result.
+    """
+    match = torch.einsum("...kd,...d->...k", text, visual)
+    weight = (match / temperature).softmax(-1)
+    return F.normalize(torch.einsum("...k,...kd->...d", weight, text), dim=-1)
 
 
 def global_alignment_loss(visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
-    """Class level: each class's texts, weighted by how well they match its image, against all classes.
+    """Class level: each class's summary of its texts against all classes.
 
     Args:
         visual: B × N × D, unit length.
         text: B × N × (K + 1) × D, unit length.
         temperature: of all similarities, the weights' softmax over the concepts included.
     """
-    match = torch.einsum("bnkd,bnd->bnk", text, visual)
-    weight = (match / temperature).softmax(-1)
-    summary = F.normalize(torch.einsum("bnk,bnkd->bnd", weight, text), dim=-1)
+    summary = class_summary(visual, text, temperature=temperature)
     return info_nce(summary @ visual.transpose(-2, -1) / temperature)
 
 

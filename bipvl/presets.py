@@ -17,8 +17,9 @@ DEPARTURES = {
     "easy_negatives": "the local loss takes the least similar classes, the right one included",
     "weights_over_classes": "the concepts' weights sum to one over the classes",
     "doubled_penalty": "the weighting adds s where Kendall et al. add s / 2",
+    "rising_rate": "the learning rate falls to 0 in 300 steps, rises again, falls; that of the s_i stays 0",
 }
-"""Name → what the released code does; in order of the network, then the objective."""
+"""Name → what the released code does; in order of the network, the objective, the training."""
 
 PRESETS: dict[str, tuple[str, ...]] = {"paper": (), "released": tuple(DEPARTURES)}
 

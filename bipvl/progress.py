@@ -11,6 +11,7 @@ import pandas as pd
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from bipvl.errors import BipvlError
 from bipvl.files import atomic_path, write_csv
 from bipvl.runs import Run
 
@@ -29,11 +30,21 @@ class Progress:
 
     @classmethod
     def resume(cls, run: Run, accelerator: Accelerator) -> "Progress":
-        """From the last saved state, which is loaded into what the accelerator has prepared; else from 0."""
+        """From the last saved state, which is loaded into what the accelerator has prepared; else from 0.
+
+        Raises:
+            BipvlError: the state is of another number of processes, which share the batch.
+        """
         states = sorted(state_folder(run).glob("step-*"))
         if not states:
             state_folder(run).mkdir(parents=True, exist_ok=True)
             return cls(run)
+        saved, now = len([*states[-1].glob("random_states_*")]), accelerator.num_processes
+        if saved != now:
+            raise BipvlError(
+                f"{run.directory} was trained by {saved} process(es) so far and now there are {now}; "
+                f"go on with {saved}, or delete it to train anew"
+            )
         step = int(states[-1].name.removeprefix("step-"))
         accelerator.load_state(str(states[-1]))
         history = pd.read_csv(states[-1] / "history.csv")
@@ -56,6 +67,7 @@ class Progress:
                 network.save_pretrained(folder)
         partial = state_folder(self.run) / "partial"
         accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()  # each process writes its own random state there
         if accelerator.is_main_process:
             write_csv(partial / "history.csv", pd.DataFrame(self.rows))
             older = [*state_folder(self.run).glob("step-*")]

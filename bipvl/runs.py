@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -126,18 +126,36 @@ class Run:
 
     @contextmanager
     def recorded(self, phase: str) -> Iterator[None]:
-        """Add a phase's seconds and the process's peak memory to manifest.json when the block ends."""
+        """Add a phase's seconds, peak memory and processes to manifest.json when the block ends.
+
+        Of several processes the first alone writes.
+        """
+        from accelerate import PartialState
+
         start = time.monotonic()
         yield
+        processes = PartialState()
+        if not processes.is_main_process:
+            return
         path = self.directory / "manifest.json"
         manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         manifest |= environment()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         manifest.setdefault("phases", {})[phase] = {
             "seconds": round(time.monotonic() - start, 1),
-            "peak_memory_gib": round(peak, 2),
+            "peak_memory_gib": round(_peak_memory(), 2),
+            "processes": processes.num_processes,
         }
         write_json(path, manifest)
+
+
+def _peak_memory() -> float:
+    """GiB at most so far: of the accelerator where there is one that counts, else of this process."""
+    import torch
+
+    with suppress(AttributeError, RuntimeError):  # an older torch, a device that does not count
+        if torch.accelerator.is_available():
+            return torch.accelerator.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def environment() -> dict[str, Any]:

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from bipvl.choices import choose
 from bipvl.data.spec import load_spec
 from bipvl.errors import BipvlError
-from bipvl.experiments import Experiments
+from bipvl.experiments import Study
 
 METRICS = ("dice", "hd95_mm", "nsd")
 MEAN_ATLAS = "mean_atlas"
@@ -22,31 +21,33 @@ ORIGIN = ["cohort", "profile", "dataset", "variant"]
 
 
 def study_folders(
-    experiments: Experiments, study: str, profile: str, root: str | Path, file: str = "metrics.csv"
+    study: Study, root: str | Path, file: str = "metrics.csv"
 ) -> tuple[dict[str, list[Path]], list[Path]]:
     """The study's run folders that hold ``file``, by dataset, and a list of those that should but do not.
 
-    A profile that the study gives no seeds is taken as it lies on disk.
+    A study without seeds at its profile is taken as it lies on disk.
 
     Raises:
-        BipvlError: no such study; not one run is there.
+        BipvlError: not one run is there.
     """
-    chosen = choose("study", study, experiments.studies)
     found: dict[str, list[Path]] = {}
     missing = []
-    for dataset in chosen.datasets:
-        for variant in chosen.variants:
-            base = Path(root) / profile / dataset / variant
-            seeds = chosen.seeds.get(profile)
-            for folder in [base / f"seed{s}" for s in seeds] if seeds else sorted(base.glob("seed*")):
-                if (folder / file).is_file():
-                    found.setdefault(dataset, []).append(folder)
-                else:
-                    missing.append(folder)
+    for dataset in study.datasets:
+        base = Path(root) / study.profile / dataset
+        folders = [base / variant / f"seed{seed}" for variant, seed in study.runs(dataset)]
+        if not study.seeds:
+            folders = [
+                folder for variant in study.variants for folder in sorted((base / variant).glob("seed*"))
+            ]
+        for folder in folders:
+            if (folder / file).is_file():
+                found.setdefault(dataset, []).append(folder)
+            else:
+                missing.append(folder)
     if not found:
         raise BipvlError(
-            f"{Path(root) / profile} holds no {file} of the study '{study}'; "
-            f"make it with: make reproduce PROFILE={profile} STUDY={study}"
+            f"{Path(root) / study.profile} holds no {file} of the study '{study.name}'; "
+            f"make it with: make reproduce PROFILE={study.profile} STUDY={study.name}"
         )
     return found, missing
 
@@ -70,12 +71,15 @@ def _read_dataset(folders: Sequence[Path]) -> pd.DataFrame:
         )
     atlas = folders[0].parents[1] / MEAN_ATLAS / "seed0"
     if (atlas / "metrics.csv").is_file():
-        folders, configs = [*folders, atlas], [*configs, configs[0] | {"variant": MEAN_ATLAS, "seed": 0}]
+        own = {"variant": MEAN_ATLAS, "title": MEAN_ATLAS, "seed": 0}
+        folders, configs = [*folders, atlas], [*configs, configs[0] | own]
     parts = []
     for folder, config in zip(folders, configs, strict=True):
         origin = {"cohort": config["cohort"], "profile": config["profile"], "dataset": folder.parents[1].name}
         part = _read_metrics(folder / "metrics.csv")
-        parts.append(part.assign(**origin, variant=config["variant"], seed=config["seed"])[LONG])
+        # Others' predictions go by their title: a table says all that its figure shows (bipvl.external).
+        shown = config.get("title", config["variant"])
+        parts.append(part.assign(**origin, variant=shown, seed=config["seed"])[LONG])
     rank = {c.name: row for row, c in enumerate(load_spec(configs[0]["dataset"]).classes)}
     rows = pd.concat([part.sort_values("class", key=lambda c: c.map(rank), kind="stable") for part in parts])
     if strange := sorted(set(rows["class"]) - set(rank)):

@@ -26,6 +26,10 @@ CLASS_COLOURS = (
 from all others in lightness or hue, also as seen with protanopia, deuteranopia and tritanopia. Where so many
 meet, figures number the classes as well."""
 
+ERRORS = {"missed": "#1f8fff", "false": "#e8450a", "another class": "#ffe14d"}
+"""Where a mask is wrong: in the truth alone, in the prediction alone, in both but of two classes. Far apart
+for every kind of colour vision, and from any grey."""
+
 VARIANT_COLOURS = {"bipvlseg": "#0072b2", "swin_unetr_v2": "#d55e00", "mean_atlas": "#767676"}
 OTHER_VARIANTS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 

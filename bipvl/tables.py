@@ -1,12 +1,18 @@
 """Tables as text: Markdown for pages, LaTeX for papers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
+from bipvl.claims import RULE
 from bipvl.statistics import MEAN_ATLAS, dataset_title, provenance, variant_title
 
 HEADER = ("Data set", "Method", "Dice ↑", "HD95 (mm) ↓", "Surface Dice ↑", "Missed", "Cases")
+CLAIMS_HEADER = (
+    *("Claim", "Verdict", "Paper's value", "Study", "Data sets"),
+    *("Cases", "Effect (Dice points)", "p"),
+)
 DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
 
 
@@ -19,6 +25,40 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int
     """A Markdown table whose first ``words`` columns are text, the others numbers."""
     rule = "|" + ":--|" * words + "--:|" * (len(header) - words)
     return "\n".join([_line(header), rule, *map(_line, rows)])
+
+
+def claims_markdown(table: pd.DataFrame) -> str:
+    """Markdown of ``claims.ledger``, effects in Dice points, a note below."""
+    rows = []
+    for row in table.itertuples():
+        told = [row.claim, row.verdict, row.paper, row.study]
+        if pd.isna(row.effect):
+            rows.append([*told, *[""] * 4])
+        else:
+            p = "" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}"
+            rows.append([*told, row.datasets, str(row.cases), effect_points(row), p])
+    return f"{markdown(CLAIMS_HEADER, rows, words=5)}\n\n{claims_note(table)}\n"
+
+
+def effect_points(row: Any) -> str:
+    """Effect and interval of a row of ``claims.ledger`` in Dice points, such as "+1.2 (−0.3 to +2.7)"."""
+    effect, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (row.effect, row.low, row.high))
+    return effect if pd.isna(row.low) else f"{effect} ({low} to {high})"
+
+
+def claims_note(table: pd.DataFrame) -> str:
+    """What a reader of ``claims.ledger`` must know."""
+    tested = table.dropna(subset="effect")
+    said = provenance(tested if len(tested) else table.drop(columns="seeds"))
+    return (
+        f"{said} Effect: mean paired difference in Dice over the test cases of all named data sets together, "
+        "on the scan's own grid, in Dice points (0.01); for the number of classes, how much larger the mean "
+        "gain is; with its 95 % bootstrap interval over cases (BCa), or over seeds and cases (percentile) "
+        "where there are several seeds. p: Wilcoxon's signed-rank test, for the number of classes "
+        "Mann-Whitney's, with Holm's correction over all claims that are tested "
+        f"({len(tested)} of {len(table)}). {RULE} Fewer than six cases decide nothing: no p of theirs can "
+        "be below 0.05."
+    )
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from bipvl.data.crops import TrainingCrops, derive_seed, prepared
+from bipvl.data.crops import TrainingCrops, derive_seed, nested_share, prepared
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
+from bipvl.embeddings import take_snapshot
 from bipvl.infer import make_predictor, predict_volume, to_labels
 from bipvl.losses import Objective
 from bipvl.metrics import class_masks, dice_scores
@@ -32,8 +33,9 @@ class Learner(nn.Module):
         self.network, self.objective = network, objective
 
     def forward(self, volume: Tensor, target: Tensor, prompts: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Volume B × M × H × W × D, its target and the prompts → total loss, named terms."""
-        return self.objective(self.network(volume, prompts), target)
+        """Volume B × M × H × W × D, its target and the prompts → total loss, named terms without gradient."""
+        total, losses = self.objective(self.network(volume, prompts), target)
+        return total, {name: loss.detach() for name, loss in losses.items()}
 
 
 def make_objective(variant: Variant, spec: DatasetSpec, class_weights: Tensor | None = None) -> Objective:
@@ -55,20 +57,45 @@ def learning_rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
 
+T_MAX = 300
+"""Epochs of the paper's annealing; the released code hands them to a scheduler that it steps every step."""
+
+
+def released_rate(step: int, *, of_weights: bool) -> float:
+    """The released code's factor: down to 0 and up again; of the learnt loss weights 0 ever after."""
+    return 0.0 if of_weights and step >= T_MAX else 0.5 * (1 + math.cos(math.pi * step / T_MAX))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: float, released: bool) -> None:
+    """Every group's learning rate in a step, from its ``peak_lr``."""
+    for group in optimizer.param_groups:
+        if released:
+            factor = released_rate(step, of_weights=group["name"] == "loss weights")
+        else:
+            factor = learning_rate(step, steps, warmup)
+        group["lr"] = group["peak_lr"] * factor
+
+
 def make_optimizer(learner: Learner, settings: dict[str, Any]) -> torch.optim.AdamW:
     """AdamW; the text encoder has its own rate, the learnt loss weights no decay."""
     named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     text = {name for name in named if name.startswith("network.text.")}
     weights = {name for name in named if name.startswith("objective.")}
     groups = [
-        (named.keys() - text - weights, settings["lr"], settings["weight_decay"]),
-        (text, settings["text_lr"], settings["weight_decay"]),
-        (weights, settings["lr"], 0.0),
+        ("network", named.keys() - text - weights, settings["lr"], settings["weight_decay"]),
+        ("text encoder", text, settings["text_lr"], settings["weight_decay"]),
+        ("loss weights", weights, settings["lr"], 0.0),
     ]
     return torch.optim.AdamW(
         [
-            {"params": [named[n] for n in sorted(names)], "lr": lr, "peak_lr": lr, "weight_decay": decay}
-            for names, lr, decay in groups
+            {
+                "name": name,
+                "params": [named[n] for n in sorted(names)],
+                "lr": lr,
+                "peak_lr": lr,
+                "weight_decay": decay,
+            }
+            for name, names, lr, decay in groups
             if names
         ]
     )
@@ -109,23 +136,26 @@ def train(run: Run, data_root: str | Path, *, progress: bool = True) -> None:
 
 def _train(run: Run, data_root: Path, progress: bool) -> None:
     config, settings, spec = run.config, run.config["training"], run.spec
-    accelerator = Accelerator(mixed_precision=settings["mixed_precision"])
+    # Which parameters the objective reaches is the same in every step, but need not be all of them.
+    wrapping = DistributedDataParallelKwargs(static_graph=True)
+    accelerator = Accelerator(mixed_precision=settings["mixed_precision"], kwargs_handlers=[wrapping])
     parts = _prepared_parts(run, data_root)
     batch = settings["batch_size"] * accelerator.num_processes  # of all processes together
     epoch = math.ceil(len(parts["train"]) / batch)
-    steps = settings["epochs"] * epoch
+    steps = settings["epochs"] * epoch  # as many for a share of the cases as for all
+    cases = nested_share(parts["train"], run.variant.share)
     interval = math.ceil(steps / settings["validations"])
 
     set_seed(derive_seed(config["seed"], "weights"))
     network = build_network(run.variant, spec, config)
-    weights = class_weights(parts["train"], spec, settings["rarity_power"])
+    weights = class_weights(cases, spec, settings["rarity_power"])
     objective = make_objective(run.variant, spec, weights)
     if settings["checkpointing"]:
         checkpoint_activations(network)
     learner = Learner(network=network, objective=objective).to(memory_format=torch.channels_last_3d)
     optimizer = make_optimizer(learner, settings)
     crops = TrainingCrops(
-        cases=parts["train"],
+        cases=cases,
         spec=spec,
         crop=config["crop"],
         length=steps * batch,
@@ -136,16 +166,15 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
     done = Progress.resume(run, accelerator)
     texts = prompt_texts(run.variant, spec)
     prompts = network.static_prompts(texts) if run.variant.language else None
+    take_snapshot(run, network, prompts, parts["val"], done.step, accelerator)
 
     learner.train()
     loader = accelerator.skip_first_batches(loader, done.step)
     hidden = not (progress and accelerator.is_main_process)
     title = f"{spec.name} · {run.variant.title} · training"
     for sample in tqdm(loader, title, total=steps, initial=done.step, unit="step", disable=hidden):
-        set_seed(derive_seed(config["seed"], "step", done.step, accelerator.process_index))
-        factor = learning_rate(done.step, steps, settings["warmup"])
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+        set_seed(derive_seed(config["seed"], "step", done.step))  # of all processes: samples share the draws
+        set_rates(optimizer, done.step, steps, settings["warmup"], "rising_rate" in objective.departures)
         volume = sample["image"].contiguous(memory_format=torch.channels_last_3d)
         with accelerator.autocast():
             total, losses = learner(volume, sample["label"], prompts)
@@ -154,9 +183,11 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
             accelerator.clip_grad_norm_(learner.parameters(), settings["max_grad_norm"])
         optimizer.step()
         optimizer.zero_grad()
-        done.add(total, losses, objective.log_variances, settings["lr"] * factor)
+        total, losses = accelerator.reduce((total.detach(), losses), "mean")
+        done.add(total, losses, objective.log_variances, optimizer.param_groups[0]["lr"])
         if done.step % interval == 0 or done.step == steps:
-            score = validate(network, run, texts, parts["val"], accelerator.device)
+            score = validate(network, run, texts, parts["val"], accelerator)
+            take_snapshot(run, network, prompts, parts["val"], done.step, accelerator)
             done.validated(score, accelerator, network)
             learner.train()
     done.finish(accelerator)
@@ -176,16 +207,17 @@ def validate(
     run: Run,
     texts: Sequence[Sequence[str]],
     cases: Dataset,
-    device: torch.device,
+    accelerator: Accelerator,
 ) -> float:
-    """Mean foreground Dice over validation cases and classes, on the working grid."""
+    """Mean foreground Dice over validation cases and classes, on the working grid; processes share them."""
     predictor = make_predictor(network, run.variant, texts)
     overlap, spec = run.config["overlap"]["validation"], run.spec
-    scores = []
-    for case in cases:
-        logits = predict_volume(
-            predictor, case["image"], crop=run.config["crop"], overlap=overlap, device=device
-        )
-        labels = to_labels(logits, overlapping=spec.overlapping)
-        scores.append(dice_scores(class_masks(labels, spec), class_masks(case["label"], spec)))
-    return float(torch.cat(scores).nanmean())
+    scores: list[Tensor] = []
+    with accelerator.split_between_processes(list(range(len(cases)))) as mine:
+        for case in (cases[i] for i in mine):
+            logits = predict_volume(
+                predictor, case["image"], crop=run.config["crop"], overlap=overlap, device=accelerator.device
+            )
+            labels = to_labels(logits, overlapping=spec.overlapping)
+            scores.append(dice_scores(class_masks(labels, spec), class_masks(case["label"], spec)))
+    return float(torch.cat(gather_object(scores)).nanmean())

@@ -1,7 +1,7 @@
 """Variants: a named network with its objective, built for a dataset at a profile's scale."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from bipvl.choices import choose
 from bipvl.data.prompt_edits import EDITS, Texts, edited
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
+from bipvl.presets import DEPARTURES
 
 if TYPE_CHECKING:  # the names alone must not cost the import of torch
     from torch import nn
@@ -18,9 +19,10 @@ if TYPE_CHECKING:  # the names alone must not cost the import of torch
 class Variant:
     """``terms`` are the objective's; ``language`` tells whether the network reads prompts.
 
-    ``preset`` and ``options`` are arguments of ``BiPVLSeg``, ``objective`` of ``Objective``. ``prompts`` is
-    the edit of the texts (``bipvl.data.prompt_edits``) that it is trained and tested with. A network without
-    language is a baseline by name.
+    ``preset`` and ``options`` are arguments of ``BiPVLSeg`` and go before the profile's, ``objective`` of
+    ``Objective``. ``prompts`` is the edit of the texts (``bipvl.data.prompt_edits``) that it is trained and
+    tested with, ``share`` that of the training cases that it sees. A network without language is a baseline
+    by name (``network``, or the variant's own).
     """
 
     name: str
@@ -31,9 +33,21 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
     prompts: str = "full"
+    share: float = 1.0
+    network: str = ""
 
 
+EVERY_STAGE = 99
+"""More text stages than there are: all frozen."""
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
+
+
+TEXT_ENCODERS = {
+    "minilm": "MiniLM",
+    "bert": "BERT",
+    "biobert": "BioBERT",
+    "clinicalbert": "ClinicalBERT",
+}
 
 
 def _bipvlseg(name: str, title: str, preset: str | tuple[str, ...] = "paper", **options: Any) -> Variant:
@@ -55,7 +69,30 @@ VARIANTS = {
         _bipvlseg("no_fusion", "No fusion", fused_stages=()),
         _bipvlseg("image_to_text", "Image → text only", fusion_direction="image_to_text"),
         _bipvlseg("text_to_image", "Text → image only", fusion_direction="text_to_image"),
+        _bipvlseg("stage_1", "Fusion at stage 1 alone", fused_stages=(1,)),
+        _bipvlseg("stage_2", "Fusion at stage 2 alone", fused_stages=(2,)),
+        _bipvlseg("stage_3", "Fusion at stage 3 alone", fused_stages=(3,)),
+        _bipvlseg("late_fusion", "Late fusion (last stage alone)", fused_stages=(-1,)),
         _bipvlseg("no_residual", "No residual around BiFusion", preset=("erasing_fusion",)),
+        *(
+            _bipvlseg(f"departure-{name}", f"Departure: {name.replace('_', ' ')}", preset=(name,))
+            for name in DEPARTURES
+            if name != "erasing_fusion"  # the variant no_residual
+        ),
+        *(_bipvlseg(f"text-{name}", title, text=name) for name, title in TEXT_ENCODERS.items()),
+        _bipvlseg("text-random", "Random text weights", text_weights="random"),
+        _bipvlseg(
+            "text-bag_of_words", "Bag of words", text_weights="bag_of_words", frozen_stages=EVERY_STAGE
+        ),
+        _bipvlseg("text-frozen", "Text encoder frozen", frozen_stages=EVERY_STAGE),
+        _bipvlseg("text-trained", "Text encoder trained whole", frozen_stages=0),
+        Variant(
+            "universal",
+            "CLIP-Driven Universal Model",
+            language=True,
+            options={"head": "universal", "fused_stages": (), "frozen_stages": EVERY_STAGE},
+            prompts="names",
+        ),
         _trained_with("segmentation_alone", "Segmentation alone"),
         _trained_with("class_embedding", "+ class embedding", "class_embedding"),
         _trained_with("global_alignment", "+ global alignment", "class_embedding", "global_alignment"),
@@ -81,6 +118,17 @@ VARIANTS = {
         Variant("conv_unet", "Residual U-Net"),
     )
 }
+VARIANTS |= {
+    f"{name}-{percent}_percent": replace(
+        VARIANTS[name],
+        name=f"{name}-{percent}_percent",
+        title=f"{VARIANTS[name].title}, {percent} % of the cases",
+        share=percent / 100,
+        network=name,
+    )
+    for name in ("bipvlseg", "swin_unetr_v2")
+    for percent in (10, 25, 50)
+}
 
 
 def get_variant(name: str) -> Variant:
@@ -101,7 +149,7 @@ def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, An
     network, channels = settings["network"], len(spec.channels)
     if not variant.language:
         return Baseline(
-            name=variant.name,
+            name=variant.network or variant.name,
             in_channels=channels,
             out_channels=spec.out_channels,
             crop=settings["crop"],
@@ -112,9 +160,7 @@ def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, An
         num_classes=spec.num_classes,
         background=not spec.overlapping,
         preset=variant.preset,
-        **network,
-        **variant.options,
-        **settings["language"],
+        **network | settings["language"] | variant.options,
     )
 
 

@@ -53,11 +53,13 @@ if not Path(run, "model").is_dir():
     )
 
 # %%
+from bipvl.data.prompts import read_prompts
 from bipvl.infer import Segmenter
 from bipvl.runs import Run
 
 trained = Run.open(run)
-segmenter = Segmenter(run=trained, prompts=prompts)
+texts = read_prompts(prompts, trained.spec).segments() if prompts else None
+segmenter = Segmenter(run=trained, texts=texts)
 print(
     f"{trained.variant.title} on {trained.spec.title}, {trained.config['cohort']} cohort, "
     f"profile {trained.config['profile']}, seed {trained.config['seed']}"

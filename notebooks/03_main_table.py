@@ -48,7 +48,7 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
 
-folders, missing = statistics.study_folders(load_experiments(), study, profile, runs)
+folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 
 # %% [markdown]

@@ -17,8 +17,9 @@
 # # What the networks see (the paper's qualitative figure)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/04_qualitative.ipynb)
 #
-# Shows, of each dataset, the test case with the median Dice of the study's first variant: image, truth,
-# and what each network made of it; seconds, from the runs' predictions and the scans.
+# Shows, of each dataset, the test case with the median Dice of the study's first variant: what each network
+# made of it, where it is wrong, and its surfaces; then the five worst cases of all. A minute, from the runs'
+# predictions and the scans.
 
 # %%
 import importlib.util
@@ -48,16 +49,37 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
 
-folders, missing = statistics.study_folders(load_experiments(), study, profile, runs)
+folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 
 # %% [markdown]
-# ## The figure
+# ## Slices
 # The case is chosen by a rule, not by eye: neither the best nor the worst.
 
 # %%
 from IPython.display import Image
 
-data = data_root or f"data/synthetic-{profile}"
+data, folder = data_root or f"data/synthetic-{profile}", Path(figures, profile)
 table = plots.qualitative_table(folders, data)
-Image(plots.write("qualitative", table, Path(figures, profile)), width=900)
+Image(plots.write("qualitative", table, folder), width=900)
+
+# %% [markdown]
+# ## Errors
+# The same slices: what was missed, what was found where nothing is, what was taken for another class.
+
+# %%
+Image(plots.write("errors", table, folder), width=900)
+
+# %% [markdown]
+# ## Surfaces
+# The same cases as a whole.
+
+# %%
+Image(plots.write("surfaces", plots.surfaces_table(folders, data), folder), width=900)
+
+# %% [markdown]
+# ## The worst five
+# The lowest Dice over all datasets, always shown, each at the slice with most errors.
+
+# %%
+Image(plots.write("failures", plots.failures_table(folders, data), folder), width=900)

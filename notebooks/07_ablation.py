@@ -48,9 +48,9 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
 
-experiments = load_experiments()
-folders, missing = statistics.study_folders(experiments, study, profile, runs)
-print(experiments.studies[study].question)
+chosen = load_experiments(profile).study(study)
+folders, missing = statistics.study_folders(chosen, runs)
+print(f"{chosen.title}: {chosen.question}")
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 
 # %% [markdown]
@@ -66,8 +66,7 @@ from bipvl.files import write_csv
 
 folder = Path(figures, profile)
 scores = statistics.read_runs(folders)
-reference = experiments.studies[study].variants[0]
-compared = pd.concat(compare(scores, reference, metric) for metric in statistics.METRICS)
+compared = pd.concat(compare(scores, chosen.variants[0], metric) for metric in statistics.METRICS)
 write_csv(folder / f"scores-{study}.csv", scores)
 write_csv(folder / f"comparisons-{study}.csv", compared)
 compared.round(3)

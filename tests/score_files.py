@@ -9,23 +9,25 @@ import pandas as pd
 
 from bipvl import bench
 from bipvl.data.spec import load_spec
-from bipvl.experiments import Experiments, Study
+from bipvl.experiments import Study
 
 COLUMNS = ["case", "class", "metric", "grid", "value", "flag"]
 
 
-def experiments(datasets: Iterable[str] = ("mmwhs_ct",), seeds: tuple[int, ...] = (0,)) -> Experiments:
-    """One study, "main", of both variants at profile quick."""
-    study = Study(
-        name="main",
-        title="Main",
-        question="?",
-        datasets=tuple(datasets),
-        variants=("bipvlseg", "swin_unetr_v2"),
-        seeds={"quick": seeds},
-        notebooks=(),
-    )
-    return Experiments(datasets=tuple(datasets), studies={"main": study})
+def study(datasets: Iterable[str] = ("mmwhs_ct",), seeds: tuple[int, ...] = (0,), **changes) -> Study:
+    """A study, "main", of both variants at profile quick."""
+    fields = {
+        "name": "main",
+        "profile": "quick",
+        "title": "Main",
+        "question": "?",
+        "datasets": tuple(datasets),
+        "variants": ("bipvlseg", "swin_unetr_v2"),
+        "external": (),
+        "seeds": seeds,
+        "notebooks": (),
+    }
+    return Study(**fields | changes)
 
 
 def write_metrics(root: Path, dataset: str, variant: str, rows: list[tuple], seed: int = 0, **config) -> Path:

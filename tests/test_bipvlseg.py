@@ -428,8 +428,22 @@ def test_fusion_at_one_stage_alone(tiny_bipvlseg, tiny_tokens):
         assert moved(a, b) > 1e-4
         state = model.encode_prompts(tiny_tokens())
         assert torch.allclose(model.predict(volume_of(), state), a, atol=1e-5)
-    with pytest.raises(ValueError, match=r"fused_stages is \(3,\); the encoder has the stages 1 to 2"):
-        tiny_bipvlseg(fused_stages=(3,))
+    assert tiny_bipvlseg(fused_stages=(-1,)).fused_stages == {2}
+    for wrong in (3, 0, -3):
+        with pytest.raises(
+            ValueError, match=rf"fused_stages is \({wrong},\); the encoder has the stages 1 to 2"
+        ):
+            tiny_bipvlseg(fused_stages=(wrong,))
+
+
+def test_text_that_is_frozen_up_to_its_first_fusion_is_computed_once(tiny_bipvlseg, tiny_tokenizer):
+    for stages, frozen, static in [((2,), 2, False), ((2,), 3, True), ((), 2, False), ((), 3, True)]:
+        model = tiny_bipvlseg(fused_stages=stages, frozen_stages=frozen)
+        model.tokenizer = tiny_tokenizer
+        known = model.static_prompts(PROMPTS)
+        assert isinstance(known, TextState) == static
+        a, b = model(volume_of(), known), model(volume_of(), PROMPTS)
+        assert torch.equal(a.text, b.text) and torch.equal(a.logits, b.logits)
 
 
 # --- other precisions and devices -------------------------------------------------------------------------

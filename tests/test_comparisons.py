@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import bootstrap, wilcoxon
 
-from bipvl.comparisons import COLUMNS, compare, holm
+from bipvl.comparisons import COLUMNS, compare, holm, nested_interval, paired
 from bipvl.errors import BipvlError
 from bipvl.statistics import LONG, MEAN_ATLAS, interval, main_table
 
@@ -45,7 +45,7 @@ def test_one_comparison_by_hand():
     assert (row["low"], row["high"]) == interval(other)
     difference = np.subtract(other, ours)
     assert row[["difference_low", "difference_high"]].tolist() == pytest.approx(interval(difference))
-    assert math.isnan(row["seed_sd"])
+    assert row[["seed_sd", "nested_low", "nested_high"]].isna().all()
 
 
 def test_p_is_scipys_for_many_cases():
@@ -98,7 +98,26 @@ def test_seeds_that_one_variant_lacks_are_told_and_have_no_part_in_the_seeds_spr
     )
     row = only(table)
     assert (row["seeds"], row["reference_seeds"]) == ("0 5", "0 1 2")
-    assert math.isnan(row["seed_sd"])
+    assert row[["seed_sd", "nested_low", "nested_high"]].isna().all()
+    assert list(paired(table, OTHER, OURS).index) == [0]
+
+
+def test_two_seeds_that_differ_in_all_cases_alike_by_hand():
+    # One of four draws is twice the lower seed, one twice the higher; deviations of 0.5 are widened by √2.
+    low, high = nested_interval(np.array([[0.0] * 5, [1.0] * 5]))
+    assert (low, high) == pytest.approx((0.5 - 0.5**0.5, 0.5 + 0.5**0.5))
+
+
+def test_seeds_that_agree_leave_the_interval_over_cases():
+    differences = np.random.default_rng(0).normal(0.02, 0.05, 30)
+    over_cases = bootstrap((differences,), np.mean, method="percentile", rng=1).confidence_interval
+    for seeds in (2, 5):
+        found = nested_interval(np.tile(differences, (seeds, 1)))
+        assert found == pytest.approx(over_cases, abs=0.001)
+    table = join(
+        *(long(differences, OURS, s) for s in range(2)), *(long(np.zeros(30), OTHER, s) for s in range(2))
+    )
+    assert tuple(-only(table)[["nested_high", "nested_low"]]) == pytest.approx(over_cases, abs=0.001)
 
 
 def test_of_distances_the_lower_one_wins():
@@ -209,9 +228,9 @@ def simulate(effects):
     return pd.concat(results)
 
 
-def covered(rows, effect):
-    """Share of the differences' intervals that hold the true difference."""
-    return rows["difference_low"].le(effect).mul(rows["difference_high"].ge(effect)).mean()
+def covered(rows, effect, interval="difference"):
+    """Share of the intervals that hold the true difference."""
+    return rows[f"{interval}_low"].le(effect).mul(rows[f"{interval}_high"].ge(effect)).mean()
 
 
 def test_a_planted_difference_is_found():
@@ -222,12 +241,31 @@ def test_a_planted_difference_is_found():
     assert higher["difference"].mean() == pytest.approx(EFFECT, abs=0.002)
     assert higher["won"].mean() > 0.7
     assert 0.90 <= covered(higher, EFFECT) <= 0.99
+    assert 0.90 <= covered(higher, EFFECT, "nested") <= 0.99
+    assert higher["nested_low"].gt(0).mean() >= 0.95
     assert (equal["p_holm"] < 0.05).mean() <= 0.05 + LUCK
 
 
 def test_no_difference_is_found_where_there_is_none():
-    """A family of three finds one in 5 of 100 tables at most."""
+    """A family of three finds one in 5 of 100 tables at most; an interval leaves 0 out in 5 of 100."""
     rows = simulate(dict.fromkeys((OURS, "one", "two", "three"), 0.0))
     assert (rows.groupby("table")["p_holm"].min() < 0.05).mean() <= 0.05 + LUCK
     assert 0.90 <= covered(rows, 0.0) <= 0.99
+    assert 0.90 <= covered(rows, 0.0, "nested") <= 0.99
     assert rows["won"].mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("seeds", "rate"), [(3, 0.85), (8, 0.90)])
+def test_where_seeds_shift_all_cases_the_nested_interval_holds_the_truth_and_one_over_cases_does_not(
+    seeds, rate
+):
+    """With three seeds in 85 of 100 tables, with more as often as it says."""
+    random = np.random.default_rng(0)
+    shape = (TABLES, seeds, CASES)
+    shifts, noise = random.normal(0, 0.02, (TABLES, seeds, 1)), random.normal(0, 0.02, shape)
+    nested, plain = (
+        pd.DataFrame([function(part, resamples=499) for part in parts], columns=["d_low", "d_high"])
+        for function, parts in ((nested_interval, shifts + noise), (interval, (shifts + noise).mean(axis=1)))
+    )
+    assert rate <= covered(nested, 0.0, "d") <= 0.99
+    assert covered(plain, 0.0, "d") < 0.6

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-PARAMETERS = {"profile", "dataset", "variant", "seed", "data_root", "runs", "figures", "study"}
+PARAMETERS = {"profile", "dataset", "variant", "name", "seed", "data_root", "runs", "figures", "study"}
 QUICKSTART = {"run", "data_root", "prompts", "output"}
 
 
@@ -113,9 +113,12 @@ def test_run_notebook_trains_and_evaluates(smoke_runs, execute, tmp_path):
     ("name", "written"),
     [
         ("03_main_table", ("main_dice", "class_dice")),
-        ("04_qualitative", ("qualitative",)),
+        ("04_qualitative", ("qualitative", "errors", "surfaces", "failures")),
         ("05_training_curves", ("training_curves",)),
         ("07_ablation", ("ablation-main",)),
+        ("09_alignment", ("similarity", "embedding_map")),
+        ("10_word_attention", ("word_attention-mmwhs_ct",)),
+        ("11_claims", ("claims",)),
     ],
 )
 def test_study_notebooks_draw(smoke_runs, execute, tmp_path, name, written):

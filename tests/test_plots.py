@@ -8,17 +8,22 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from alignment_files import attention_pictures, write_snapshots
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
-from score_files import experiments, measurements, write_history, write_metrics, write_runs
+from score_files import measurements, study, write_history, write_metrics, write_runs
 
 from bipvl import plots, style
+from bipvl.claims import ledger
 from bipvl.comparisons import compare
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
 from bipvl.errors import BipvlError
+from bipvl.experiments import Experiments
+from bipvl.plots.cases import Prediction, ShownCase
 from bipvl.plots.pixels import read_slices
+from bipvl.plots.voxels import volume_table
 from bipvl.statistics import case_means, class_values, read_runs, study_folders
 
 DATASETS = ("amos22", "mmwhs_ct", "msd_brain")
@@ -55,14 +60,24 @@ def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("runs")
     for dataset in DATASETS:
         write_runs(folder, dataset)
-    folders, _ = study_folders(experiments(DATASETS), "main", "quick", folder)
+    folders, _ = study_folders(study(DATASETS), folder)
     scores = read_runs(folders)
-    parts, samples = [], []
+    studies = {"main": study(DATASETS)}
+    experiments = Experiments(profile="quick", datasets=DATASETS, studies=studies, external={})
+    aligned = {dataset: write_snapshots(folder / "aligned", dataset) for dataset in DATASETS}
+    parts, samples, failures, volumes = [], [], [], []
     for dataset in DATASETS:
         spec, case = load_spec(dataset), scene(folder, "LPS", dataset=dataset)
         truth = {"bipvlseg": case.label, "swin_unetr_v2": case.label}
         dice = {"bipvlseg": 0.5, "swin_unetr_v2": 0.4}
         parts.append(plots.slice_table(spec, case, origin=origin(), predictions=truth, dice=dice))
+        worst = origin(worst_class=spec.classes[-1].name, worst_dice=0.0, worst_count=spec.num_classes)
+        ours = {"bipvlseg": case.label}
+        failures.append(plots.slice_table(spec, case, origin=worst, predictions=ours, worst_of="bipvlseg"))
+        predictions = {name: Prediction(path=path) for name, path in truth.items()}
+        volumes.append(
+            volume_table(ShownCase(spec=spec, case=case, origin=origin(), predictions=predictions, dice=dice))
+        )
         for plane in ("axial", "coronal"):
             samples.append(plots.slice_table(spec, case, origin=origin(), plane=plane))
     return {
@@ -70,19 +85,30 @@ def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
         "class_dice": class_values(scores),
         "training_curves": plots.training_curves(folders),
         "qualitative": pd.concat(parts, ignore_index=True),
+        "errors": pd.concat(parts, ignore_index=True),
+        "failures": pd.concat(failures, ignore_index=True),
+        "surfaces": pd.concat(volumes, ignore_index=True),
         "data_samples-amos22": pd.concat(samples[:2]),
         "data_samples-msd_brain": pd.concat(samples[4:]),
         "bench": measurements(),
         "ablation-main": compare(scores, "bipvlseg", resamples=99),
+        "similarity": plots.similarity_table(aligned),
+        "embedding_map": plots.embedding_table(aligned),
+        "word_attention-two_stages": attention_pictures(folder),
+        "word_attention-four_stages": attention_pictures(folder, stages=4, pictures=2),
+        "claims": ledger(scores, experiments, resamples=99),
     }
 
 
 FIGURES = ["main_dice", "class_dice", "training_curves", "qualitative"]
-FIGURES += ["data_samples-amos22", "data_samples-msd_brain", "bench", "ablation-main"]
+FIGURES += ["errors", "failures", "surfaces"]
+FIGURES += ["similarity", "embedding_map", "word_attention-two_stages", "word_attention-four_stages"]
+FIGURES += ["data_samples-amos22", "data_samples-msd_brain", "bench", "ablation-main", "claims"]
 
 
 def test_every_registered_figure_is_tested(tables):
-    assert {name.split("-")[0] for name in FIGURES} == set(plots.FIGURES)
+    elsewhere = {"architecture", "bifusion", "efficiency", "prompt_robustness"}  # in files of their own
+    assert {name.split("-")[0] for name in FIGURES} == set(plots.FIGURES) - elsewhere
     assert set(FIGURES) == set(tables)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from score_files import experiments, write_metrics, write_runs
+from score_files import study, write_metrics, write_runs
 
 from bipvl.errors import BipvlError
 from bipvl.statistics import (
@@ -46,7 +46,7 @@ def table(tmp_path):
     write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows(again), seed=1)
     write_metrics(tmp_path, "mmwhs_ct", "swin_unetr_v2", rows(other))
     write_metrics(tmp_path, "mmwhs_ct", "mean_atlas", rows(other))
-    folders, missing = study_folders(experiments(seeds=(0, 1)), "main", "quick", tmp_path)
+    folders, missing = study_folders(study(seeds=(0, 1)), tmp_path)
     assert [folder.relative_to(tmp_path).as_posix() for folder in missing] == [
         "quick/mmwhs_ct/swin_unetr_v2/seed1"
     ]
@@ -145,15 +145,13 @@ def test_provenance_names_both_cohorts_where_both_are(table):
 
 def test_no_run_at_all_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(BipvlError, match="make reproduce PROFILE=quick"):
-        study_folders(experiments(), "main", "quick", tmp_path)
-    with pytest.raises(BipvlError, match=r"no study 'mian'.*main"):
-        study_folders(experiments(), "mian", "quick", tmp_path)
+        study_folders(study(), tmp_path)
 
 
 def test_a_profile_without_seeds_is_taken_as_it_lies_on_disk(tmp_path):
     write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows({("a", LV): 0.5}), seed=7)
     (tmp_path / "quick").rename(tmp_path / "smoke")
-    folders, missing = study_folders(experiments(), "main", "smoke", tmp_path)
+    folders, missing = study_folders(study(profile="smoke", seeds=()), tmp_path)
     assert [folder.name for folder in folders["mmwhs_ct"]] == ["seed7"]
     assert missing == []
 
@@ -182,7 +180,7 @@ def test_a_case_may_be_called_na(tmp_path):
 def test_every_dataset_keeps_its_own_rows(tmp_path):
     write_runs(tmp_path, "mmwhs_mr")
     write_runs(tmp_path, "msd_brain", cases=3)
-    folders, _ = study_folders(experiments(["msd_brain", "mmwhs_mr"]), "main", "quick", tmp_path)
+    folders, _ = study_folders(study(["msd_brain", "mmwhs_mr"]), tmp_path)
     main = main_table(read_runs(folders))
     assert list(main["dataset"]) == ["msd_brain"] * 3 + ["mmwhs_mr"] * 3
     assert list(main["cases"]) == [3] * 3 + [4] * 3

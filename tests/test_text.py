@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 from bipvl.errors import BipvlError
 from bipvl.model.text import (
     PAPER_CUT,
+    WEIGHTS,
     PromptTokens,
     TextEncoder,
     cut_layers,
@@ -44,6 +45,37 @@ def folder(tmp_path: Path, tiny_text_config, tiny_tokenizer) -> Path:
 def edit_config(folder: Path, **fields) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+# --- what language knowledge is held against ---
+
+
+def test_random_weights_have_nothing_of_the_pretrained_ones(folder):
+    backbone = load_backbone(str(folder))
+    other = WEIGHTS["random"](backbone)
+    assert other.config.to_dict() == backbone.config.to_dict()
+    pairs = zip(other.parameters(), backbone.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_bag_of_words_does_not_know_their_order(family, tiny_text_config):
+    backbone = random_backbone(tiny_text_config(family))
+    words = WEIGHTS["bag_of_words"](backbone)
+    encoder = TextEncoder(config=words.config.to_dict(), num_stages=2)
+    encoder.load_backbone(words)
+    ids, order = torch.randint(5, 64, (1, 9)), torch.randperm(9)
+
+    def read(ids):
+        tokens = PromptTokens.of(ids, torch.ones_like(ids))
+        hidden = encoder.eval().begin(tokens)
+        for n in (1, 2):
+            hidden = encoder.stage(n, hidden, tokens.mask)
+        return hidden
+
+    assert torch.allclose(read(ids[:, order]), read(ids)[:, order], atol=1e-6)
+    assert torch.equal(encoder.embeddings.word_embeddings.weight, backbone.embeddings.word_embeddings.weight)
+    assert backbone.embeddings.position_embeddings.weight.any()  # which was not changed
 
 
 # --- the cut ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from bipvl.data.crops import TrainingCrops, prepared
+from bipvl.data.crops import TrainingCrops, nested_share, prepared
 from bipvl.data.layouts import list_cases
 from bipvl.data.splits import split_cases
 from bipvl.errors import BipvlError
@@ -19,7 +20,8 @@ from bipvl.evaluate import evaluate
 from bipvl.infer import Segmenter
 from bipvl.progress import Progress, is_trained
 from bipvl.runs import Run
-from bipvl.train import learning_rate, train
+from bipvl.proofs.schedule import released_course
+from bipvl.train import T_MAX, learning_rate, released_rate, train
 
 VARIANTS = ("bipvlseg", "swin_unetr_v2")
 
@@ -43,7 +45,7 @@ def fresh_run(smoke_runs, tmp_path):
         )
         run.config.update(changes)
         run.split_path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(open_run(smoke_runs, variant).split_path, run.split_path)
+        shutil.copy(open_run(smoke_runs, VARIANTS[0]).split_path, run.split_path)
         return run
 
     return make
@@ -169,6 +171,39 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert rates[:10] == sorted(rates[:10]) and max(rates) == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
     assert learning_rate(0, 300, 0.0) == 1.0
+
+
+def test_the_released_rate_is_that_of_the_released_order_of_things():
+    rates = released_course(4200).rates[: 2 * T_MAX]
+    for column, of_weights in (("release", False), ("release_s", True)):
+        mine = [1e-4 * released_rate(step, of_weights=of_weights) for step in range(2 * T_MAX)]
+        np.testing.assert_allclose(mine, rates[column], atol=1e-12)
+
+
+def test_a_share_of_the_cases_lies_within_every_larger_one():
+    cases = list(range(16))
+    shares = [list(nested_share(cases, share)) for share in (0.01, 0.25, 0.5, 1)]
+    assert [len(s) for s in shares] == [1, 4, 8, 16]
+    assert all(set(small) < set(large) for small, large in pairwise(shares))
+    assert shares[1] != cases[:4]
+
+
+def test_a_share_is_trained_on_for_as_many_steps_as_all_cases(fresh_run, smoke_runs):
+    run = fresh_run("swin_unetr_v2-25_percent")
+    train(run, smoke_runs.data_root, progress=False)
+    histories = [
+        pd.read_csv(r.directory / "history.csv") for r in (run, open_run(smoke_runs, "swin_unetr_v2"))
+    ]
+    assert len(histories[0]) == len(histories[1])
+    assert histories[0]["total"].iloc[-1] != histories[1]["total"].iloc[-1]
+
+
+def test_the_released_schedule_is_a_departure_that_a_run_takes(fresh_run, smoke_runs):
+    run = fresh_run("departure-rising_rate")
+    train(run, smoke_runs.data_root, progress=False)
+    lr = pd.read_csv(run.directory / "history.csv")["lr"]
+    expected = [run.config["training"]["lr"] * released_rate(i, of_weights=False) for i in range(len(lr))]
+    np.testing.assert_allclose(lr, expected, rtol=1e-6)
 
 
 def test_segment_writes_a_mask_and_tells_what_is_wrong(smoke_runs, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monai.data import PersistentDataset
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
@@ -36,11 +36,17 @@ def prepared(
     return PersistentDataset(items, prepare_transform(spec, spacing), cache_dir=folder)
 
 
+def nested_share(cases: Dataset, share: float) -> Dataset:
+    """A share of the cases, at least one; a smaller share lies within every larger one, whatever the seed."""
+    order = random.Random(derive_seed("share")).sample(range(len(cases)), len(cases))
+    return cases if share == 1 else Subset(cases, sorted(order[: max(1, round(share * len(cases)))]))
+
+
 class TrainingCrops(Dataset):
     """``length`` random crops; crop i comes from epoch i // n, which visits each of the n cases once."""
 
     def __init__(
-        self, *, cases: PersistentDataset, spec: DatasetSpec, crop: Sequence[int], length: int, seed: int
+        self, *, cases: Dataset, spec: DatasetSpec, crop: Sequence[int], length: int, seed: int
     ) -> None:
         self.cases, self.length, self.seed = cases, length, seed
         self.transform = random_transform(spec, crop)

@@ -1,5 +1,7 @@
 """Native label codes to what the network is trained on, and back."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bipvl.data.spec import DatasetSpec
@@ -41,7 +43,12 @@ def decode(spec: DatasetSpec, encoded: np.ndarray) -> np.ndarray:
 
 
 def code_fault(spec: DatasetSpec, codes: np.ndarray) -> tuple[str, str] | None:
-    """What is wrong with a label map, and how to mend it; None where nothing is."""
+    """What is wrong with a dataset's label map, and how to mend it; None where nothing is."""
+    return map_fault(codes, spec.known_codes, "correct the file or the dataset's YAML")
+
+
+def map_fault(codes: np.ndarray, known_codes: Sequence[int], mend: str) -> tuple[str, str] | None:
+    """As `code_fault`, for a label map that may hold these codes; `mend` is how to treat others."""
     if codes.ndim != 3:
         return f"has {codes.ndim} axes, but a label map has three", "keep one 3D volume of codes in it"
     with np.errstate(invalid="ignore"):
@@ -49,11 +56,8 @@ def code_fault(spec: DatasetSpec, codes: np.ndarray) -> tuple[str, str] | None:
     if (broken := whole != codes).any():
         example = codes[broken][0]
         return f"holds labels that are not whole numbers, such as {example:g}", "export without interpolation"
-    if len(unknown := np.unique(whole[~np.isin(whole, spec.known_codes)])):
+    if len(unknown := np.unique(whole[~np.isin(whole, known_codes)])):
         found = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
-        known = ", ".join(map(str, spec.known_codes))
-        return (
-            f"holds the undeclared codes {found} (declared: {known})",
-            "correct the file or the dataset's YAML",
-        )
+        known = ", ".join(map(str, known_codes))
+        return f"holds the undeclared codes {found} (declared: {known})", mend
     return None

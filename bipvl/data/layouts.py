@@ -117,18 +117,19 @@ def _check_names(spec: DatasetSpec, content: dict, path: Path) -> None:
         raise BipvlError(f"{path} must have 'labels' that name the codes {sorted(spec.code_names)}.")
     for code, name in labels.items():
         accepted = spec.code_names.get(int(code) if code.isdecimal() else -1, ())
-        if code != "0" and _plain(name) not in map(_plain, accepted):
+        if code != "0" and plain_name(name) not in map(plain_name, accepted):
             expected = f"expected '{accepted[0]}'" if accepted else f"{spec.title} declares no such code"
             raise BipvlError(f"{path} calls label {code} '{name}'; {expected}: is this the right dataset?")
     if len(spec.channels) > 1 and isinstance(channels, dict):
         found = [channels.get(str(i)) for i in range(len(channels))]
-        if [*map(_plain, found)] != [*map(_plain, spec.channels)]:
+        if [*map(plain_name, found)] != [*map(plain_name, spec.channels)]:
             raise BipvlError(
                 f"{path} has the channels {found}; expected {list(spec.channels)} in this order."
             )
 
 
-def _plain(name: object) -> str:
+def plain_name(name: object) -> str:
+    """A name as it is compared: case, underscores and runs of spaces make no difference."""
     return " ".join(str(name).casefold().replace("_", " ").split())
 
 

@@ -11,13 +11,15 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bipvl.choices import choose
 from bipvl.errors import BipvlError
 from bipvl.presets import departures
 
 from .backbones import make_encoder
 from .bifusion import BiFusion, fuse_volume
+from .heads import UniversalHead
 from .released import RepeatingMerging
-from .text import PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
+from .text import WEIGHTS, PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
 from .vision import UnetrDecoder
 
 Prompts = Sequence[Sequence[str]]
@@ -29,7 +31,7 @@ GRID = 3
 
 @dataclass(frozen=True)
 class TextState:
-    """Text before the first fusion: token states N × L × d. The same for every image, so computed once.
+    """Text up to the first fusion: token states N × L × d. The same for every image, so computed once.
 
     ``begun``: what the first BiFusion makes of them without an image, where its weights stand still.
     """
@@ -66,9 +68,11 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         feature_size, depths, num_heads, window_size: as in MONAI's SwinUNETR; 1 to 4 stages.
         fusion_layers, fusion_heads, fusion_width: layers, heads and MLP width of each BiFusion.
         fusion_direction: of ``bipvl.model.bifusion.DIRECTIONS``.
-        fused_stages: numbers of the stages (from 1) with a BiFusion; all where not given.
-        frozen_stages: text stages kept at their pretrained weights, from the lowest up; those below the
+        fused_stages: numbers of the stages with a BiFusion, from 1, or from −1 backwards; all where not given.
+        frozen_stages: text stages kept at their pretrained weights, from the lowest (0) up; those up to the
             first fusion see no image, so freezing them lets a training compute them once.
+        head: ``channels`` (the paper's convolution), or ``universal`` (a compared method: the classes' texts
+            make the last convolutions; the background's logit is 0).
 
     Example:
         >>> model = BiPVLSeg.create(text="minilm", in_channels=1, num_classes=2)  # doctest: +SKIP
@@ -95,6 +99,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         fused_stages: Sequence[int] | None = None,
         shared_dim: int = 128,
         frozen_stages: int = 0,
+        head: str = "channels",
     ) -> None:
         super().__init__()
         self.departures = departures(preset)
@@ -112,10 +117,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         )
         channels = self.vision.channels
         self.text = TextEncoder(config=text_config, num_stages=self.vision.num_stages)
-        stages = range(1, self.vision.num_stages + 1)
-        self.fused_stages = frozenset(stages if fused_stages is None else fused_stages)
-        if not self.fused_stages <= set(stages):
-            raise ValueError(f"fused_stages is {fused_stages}; the encoder has the stages 1 to {stages[-1]}")
+        self.fused_stages = _stage_numbers(fused_stages, self.vision.num_stages)
+        self.first_fused = min(self.fused_stages, default=self.vision.num_stages)
         self.fusions = nn.ModuleList(
             BiFusion(
                 image_dim=c,
@@ -130,27 +133,39 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
             else nn.Identity()  # so that the others keep their numbers
             for n, c in enumerate(channels[1:], start=1)
         )
+        universal = choose("head", head, {"channels": False, "universal": True})
+        if universal and self.fused_stages:
+            raise ValueError("the universal head reads texts that saw no image; give it fused_stages=()")
         self.decoder = UnetrDecoder(
-            in_channels=in_channels, out_channels=self.out_channels, channels=channels
+            in_channels=in_channels, out_channels=None if universal else self.out_channels, channels=channels
+        )
+        self.head = (
+            UniversalHead(channels=channels[0], bottleneck=channels[-1], text_dim=self.text.dim)
+            if universal
+            else None
         )
         self.class_head = nn.Sequential(
             nn.Linear(channels[-1], channels[-1]), nn.ReLU(), nn.Linear(channels[-1], self.out_channels)
         )
         self.visual_projection = nn.Linear(GRID**3, shared_dim)
         self.text_projection = nn.Linear(self.text.dim, shared_dim)
-        self.text_is_static = frozen_stages >= 2  # nothing below the first fusion is trained
+        self.text_is_static = frozen_stages > self.first_fused  # nothing up to the first fusion is trained
         self._freeze(frozen_stages)
         if "untrained_fusion" in self.departures:
             self.fusions.requires_grad_(False)
 
     @classmethod
-    def create(cls, *, text: str, **arguments: Any) -> Self:
+    def create(cls, *, text: str, text_weights: str = "pretrained", **arguments: Any) -> Self:
         """A new model around a pretrained text encoder: a folder, hub id or short name (``minilm``: offline).
+
+        ``text_weights``: of ``bipvl.model.text.WEIGHTS``; the others are what language knowledge is held
+        against.
 
         Raises:
             BipvlError: it cannot be loaded whole, or its tokenizer has more words than it.
         """
-        backbone, tokenizer = load_backbone(text), load_tokenizer(text)
+        change = choose("kind of text weights", text_weights, WEIGHTS)
+        backbone, tokenizer = change(load_backbone(text)), load_tokenizer(text)
         words = backbone.config.vocab_size
         if len(tokenizer) > words:
             raise BipvlError(
@@ -173,7 +188,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         else:
             concepts = self._pool_segments(hidden, state.tokens)  # B × N × (K + 1) × d
         return BiPVLOutput(
-            logits=self.decoder.ascend(volume, features, bottleneck),
+            logits=self._logits(volume, features, bottleneck, state),
             class_logits=class_logits,
             visual=self.visual_projection(class_logits[:, -self.num_classes :]),
             text=self.text_projection(concepts),
@@ -181,8 +196,9 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     def predict(self, volume: Tensor, prompts: Prompts | PromptTokens | TextState) -> Tensor:
         """Logits B × C × H × W × D alone: no class embeddings, no alignment, for inference."""
-        features, _ = self._fuse(volume, self._read(prompts))
-        return self.decoder(volume, features)
+        state = self._read(prompts)
+        features, _ = self._fuse(volume, state)
+        return self._logits(volume, features, self.decoder.bottleneck(features[-1]), state)
 
     def encode_prompts(self, prompts: Prompts | PromptTokens | TextState) -> TextState:
         """All that needs no image: tokens, first text stages, first queries; do it once and pass it around.
@@ -190,10 +206,10 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         Of a model whose weights have changed since, the result is out of date.
         """
         state = self._read(prompts)
-        if 1 not in self.fused_stages:
+        if not self.fused_stages:
             return state
         words = _tokens_of(state.hidden[None], state.tokens)
-        return replace(state, begun=self.fusions[0].begin(words))
+        return replace(state, begun=self.fusions[self.first_fused - 1].begin(words))
 
     def separate_concepts(self, tokens: PromptTokens) -> Tensor:
         """The released code's concept texts, each alone: their [CLS] vectors, N × (K + 1) × d.
@@ -221,7 +237,9 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         tokens = tokens.to(self.text_projection.weight.device)
         hidden = self.text.begin(tokens)
         tokens = self._mask_after_first(tokens)
-        return TextState(hidden=self.text.stage(1, hidden, tokens.mask), tokens=tokens)
+        for n in range(1, self.first_fused + 1):
+            hidden = self.text.stage(n, hidden, tokens.mask)
+        return TextState(hidden=hidden, tokens=tokens)
 
     def _mask_after_first(self, tokens: PromptTokens) -> PromptTokens:
         return tokens.unmasked() if "unmasked_padding" in self.departures else tokens
@@ -251,12 +269,11 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         for n, fusion in enumerate(self.fusions, start=1):
             seen = self.vision.stage(n, x)
             x = self.vision.bridge(n, seen)
-            if n > 1:  # stage 1 is in the state already
-                mask = tokens.mask.repeat(len(volume), 1)
-                hidden = self.text.stage(n, hidden.flatten(0, 1), mask).view_as(hidden)
+            if n > self.first_fused:  # those before are in the state already
+                hidden = self._text_stage(n, hidden, tokens.mask)
             feature = seen
             if n in self.fused_stages:
-                begun = state.begun if n == 1 else None
+                begun = state.begun if n == self.first_fused else None
                 x, words = fuse_volume(fusion, x, _tokens_of(hidden, tokens), begun)
                 flat = hidden.flatten(1, 2)  # B × N·L × d
                 hidden = flat.index_copy(1, tokens.valid, words.to(flat.dtype)).view_as(hidden)
@@ -264,6 +281,31 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
                     feature = x
             features.append(self.vision.feature(feature))
         return features, hidden
+
+    def _text_stage(self, n: int, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Text stage n on B × N × L × d token states with their N × L mask.
+
+        In training a sample at a time, and each meets the same dropout: so a batch means the same to one
+        process as to several that share it.
+        """
+        if not self.training:
+            return self.text.stage(n, hidden.flatten(0, 1), mask.repeat(len(hidden), 1)).view_as(hidden)
+        devices = [] if hidden.device.type == "cpu" else [hidden.device]
+        samples = []
+        for k, sample in enumerate(hidden, start=1):
+            with torch.random.fork_rng(devices, k < len(hidden), device_type=hidden.device.type):
+                samples.append(self.text.stage(n, sample, mask))
+        return torch.stack(samples)
+
+    def _logits(self, volume: Tensor, features: list[Tensor], bottleneck: Tensor, state: TextState) -> Tensor:
+        """From the bottleneck block's output up: B × C × H × W × D."""
+        x = self.decoder.ascend(volume, features, bottleneck)
+        if self.head is None:
+            return x
+        titles = self._pool_segments(state.hidden[None], state.tokens)[0, :, 0]  # N × d
+        logits = self.head(x, bottleneck, titles)
+        background = torch.zeros_like(logits[:, : self.out_channels - self.num_classes])
+        return torch.cat([background, logits], 1)
 
     def _class_embeddings(self, bottleneck: Tensor) -> Tensor:
         """Bottleneck features B × c × h × w × d → class-specific embeddings E, B × C × 27."""
@@ -304,6 +346,15 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         with suppress(BipvlError):  # a model saved without a tokenizer takes PromptTokens alone
             model.tokenizer = load_tokenizer(model_id)
         return model
+
+
+def _stage_numbers(chosen: Sequence[int] | None, stages: int) -> frozenset[int]:
+    """The chosen of the stages 1 to ``stages``, all where None; negative numbers count from the last."""
+    if chosen is None:
+        return frozenset(range(1, stages + 1))
+    if any(n == 0 or abs(n) > stages for n in chosen):
+        raise ValueError(f"fused_stages is {tuple(chosen)}; the encoder has the stages 1 to {stages}")
+    return frozenset(n if n > 0 else stages + 1 + n for n in chosen)
 
 
 def _tokens_of(hidden: Tensor, tokens: PromptTokens) -> Tensor:

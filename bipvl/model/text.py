@@ -1,6 +1,7 @@
 """A BERT-family text encoder cut into stages (paper, network); wraps transformers' models."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,30 @@ def load_backbone(source: str) -> nn.Module:
             f"(first: {[*missing, *misfits][0]}); give a complete checkpoint"
         )
     return backbone
+
+
+def _random(backbone: nn.Module) -> nn.Module:
+    from transformers import AutoModel
+
+    return AutoModel.from_config(backbone.config)
+
+
+def _words(backbone: nn.Module) -> nn.Module:
+    """Neither layers nor places: what is left of a text is which words it holds."""
+    config = copy.deepcopy(backbone.config)
+    setattr(config, "n_layers" if hasattr(config, "n_layers") else "num_hidden_layers", 0)
+    bag = type(backbone)(config)
+    bag.embeddings.load_state_dict(backbone.embeddings.state_dict())
+    nn.init.zeros_(bag.embeddings.position_embeddings.weight).requires_grad_(False)
+    return bag
+
+
+WEIGHTS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "pretrained": lambda backbone: backbone,
+    "random": _random,
+    "bag_of_words": _words,
+}
+"""Name → what it makes of a pretrained text encoder."""
 
 
 def load_tokenizer(source: str) -> Any:

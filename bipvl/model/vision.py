@@ -9,9 +9,12 @@ from .backbones import VisionEncoder, make_encoder
 
 
 class UnetrDecoder(nn.Module):
-    """Features v₀ … v_S and the volume itself → logits; composed of MONAI's SwinUNETR blocks."""
+    """Features v₀ … v_S and the volume itself → logits; composed of MONAI's SwinUNETR blocks.
 
-    def __init__(self, *, in_channels: int, out_channels: int, channels: Sequence[int]) -> None:
+    Without ``out_channels`` it gives its last features, of ``channels[0]`` channels, for another head.
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int | None, channels: Sequence[int]) -> None:
         super().__init__()
         block = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance", "res_block": True}
         c0 = channels[0]
@@ -26,7 +29,11 @@ class UnetrDecoder(nn.Module):
         self.ups = nn.ModuleList(
             UnetrUpBlock(in_channels=i, out_channels=o, upsample_kernel_size=2, **block) for i, o in ups
         )
-        self.out = UnetOutBlock(spatial_dims=3, in_channels=c0, out_channels=out_channels)
+        self.out = (
+            UnetOutBlock(spatial_dims=3, in_channels=c0, out_channels=out_channels)
+            if out_channels
+            else nn.Identity()
+        )
 
     def forward(self, volume: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Volume B × M × H × W × D and features v₀ … v_S → logits B × C × H × W × D."""

@@ -9,20 +9,39 @@ from matplotlib.figure import Figure
 
 from bipvl import style
 from bipvl.errors import BipvlError
+from bipvl.plots.alignment import (
+    draw_embedding_map,
+    draw_similarity,
+    embedding_table,
+    language_runs,
+    similarity_table,
+)
+from bipvl.plots.claims import draw_claims
 from bipvl.plots.costs import draw_bench
 from bipvl.plots.curves import draw_training_curves, training_curves
+from bipvl.plots.diagrams import draw_architecture, draw_bifusion
 from bipvl.plots.differences import draw_ablation
-from bipvl.plots.pixels import qualitative_table, samples_table, slice_table
+from bipvl.plots.inside import attention_table, draw_word_attention
+from bipvl.plots.pixels import failures_table, qualitative_table, samples_table, slice_table
+from bipvl.plots.robustness import draw_prompt_robustness
 from bipvl.plots.scores import draw_class_dice, draw_main_dice
-from bipvl.plots.slices import draw_data_samples, draw_qualitative
+from bipvl.plots.slices import draw_data_samples, draw_errors, draw_failures, draw_qualitative
+from bipvl.plots.surfaces import draw_surfaces
+from bipvl.plots.voxels import surfaces_table
 
 __all__ = [
     "FIGURES",
+    "attention_table",
     "draw",
+    "embedding_table",
+    "failures_table",
+    "language_runs",
     "qualitative_table",
     "redraw",
     "samples_table",
+    "similarity_table",
     "slice_table",
+    "surfaces_table",
     "training_curves",
     "write",
 ]
@@ -31,10 +50,20 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "main_dice": draw_main_dice,
     "class_dice": draw_class_dice,
     "qualitative": draw_qualitative,
+    "errors": draw_errors,
+    "failures": draw_failures,
+    "surfaces": draw_surfaces,
     "training_curves": draw_training_curves,
     "data_samples": draw_data_samples,
     "bench": draw_bench,
+    "architecture": draw_architecture,
+    "bifusion": draw_bifusion,
     "ablation": draw_ablation,
+    "prompt_robustness": draw_prompt_robustness,
+    "claims": draw_claims,
+    "similarity": draw_similarity,
+    "embedding_map": draw_embedding_map,
+    "word_attention": draw_word_attention,
 }
 """What draws a table, by the figure's name; a file's name may go on after a hyphen (a dataset)."""
 
@@ -51,7 +80,8 @@ TEXTS = (
     "rule",
     "channel",
 )
-TEXTS += ("classes", "prompts", "plane")
+TEXTS += ("text_class", "visual_class", "concept", "word")
+TEXTS += ("classes", "prompts", "trained", "plane", "layer", "around", "worst_class")
 
 
 def draw(name: str, table: pd.DataFrame) -> Figure:

@@ -1,6 +1,5 @@
 """Tables of pixels, so that a slice with its masks can be drawn without the scan."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ import pandas as pd
 
 from bipvl.data.layouts import Case, cohort_of, list_cases
 from bipvl.data.prompts import default_prompts
-from bipvl.data.spec import DatasetSpec, load_spec
+from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import Split
 from bipvl.errors import BipvlError
-from bipvl.statistics import case_means, median_case, read_runs, variant_title
+from bipvl.plots.cases import Prediction, ShownCase, median_cases, worst_cases
 
 LONGEST_SIDE = 192
 """Pixels of a drawn slice; of a larger one every second, third … is taken."""
@@ -47,9 +46,10 @@ def slice_table(
     case: Case,
     *,
     origin: Mapping[str, object],
-    predictions: Mapping[str, Path] | None = None,
+    predictions: Mapping[str, Path | Prediction] | None = None,
     dice: Mapping[str, float] | None = None,
     plane: str = "axial",
+    worst_of: str | None = None,
 ) -> pd.DataFrame:
     """The slice of a case on which the truth covers most voxels, one pixel a row.
 
@@ -59,33 +59,32 @@ def slice_table(
 
     Args:
         origin: columns that go before: cohort, profile, cases (their number), and what the caption needs.
-        predictions: by variant, label maps in native codes on the scan's grid.
+        predictions: by variant, label maps on the scan's grid, in native codes where a path alone is given.
         dice: by variant, the case's mean Dice, as columns ``dice_…``.
+        worst_of: a variant; then the slice on which most voxels of its prediction are wrong, where any are.
 
     Raises:
         BipvlError: a prediction that has not its scan's shape.
     """
     axis = PLANES[plane]
-    image, truth = _canonical(case.image), _canonical(case.label)
-    spacing = np.delete(truth.header.get_zooms(), axis)
-    masks = {"truth": np.asarray(truth.dataobj)}
-    for variant, path in (predictions or {}).items():
-        masks[variant] = np.asarray(_canonical(path).dataobj)
-        if masks[variant].shape != truth.shape:
-            raise BipvlError(f"{path} has not the shape of {case.label}; evaluate its run anew.")
-    index = int((np.moveaxis(masks["truth"], axis, 0) > 0).sum((1, 2)).argmax())
+    masks, zooms = read_masks(spec, case, predictions or {})
+    truth, spacing = masks["truth"], np.delete(zooms, axis)
+    counted = [truth > 0] if worst_of is None else [error_kinds(truth, masks[worst_of]) > 0, truth > 0]
+    counts = zip(*(np.moveaxis(voxels, axis, 0).sum((1, 2)) for voxels in counted), strict=True)
+    index, _ = max(enumerate(counts), key=lambda slice_: slice_[1])
     step = -(-max(np.delete(truth.shape, axis)) // LONGEST_SIDE)
 
     def picture(volume: np.ndarray) -> np.ndarray:
         """Axes to the right and the front or head → rows from the front or head, pixels from the right."""
         return np.flip(volume.take(index, axis).T)[::step, ::step]
 
-    grey = picture(_grey(spec, np.asarray(image.dataobj, np.float32).reshape(*truth.shape, -1)[..., 0]))
-    layers = {"image": grey} | {name: _numbers(spec, picture(mask)) for name, mask in masks.items()}
-    box = _content(np.maximum(grey, 255 * (layers["truth"] > 0)))
+    image = np.asarray(_canonical(case.image).dataobj, np.float32).reshape(*truth.shape, -1)[..., 0]
+    grey = picture(_grey(spec, image))
+    layers = {"image": grey} | {name: picture(mask) for name, mask in masks.items()}
+    box = _content(np.max([grey, *(255 * (layers[name] > 0) for name in masks)], axis=0))
     layers = {name: layer[box] for name, layer in layers.items()}
     facts = {
-        **{key: str(value) for key, value in origin.items()},
+        **{key: value if isinstance(value, float) else str(value) for key, value in origin.items()},
         "dataset": spec.name,
         "case": case.id,
         "classes": LIST.join(c.name for c in spec.classes),
@@ -109,34 +108,33 @@ def qualitative_table(folders: Mapping[str, Sequence[Path]], data_root: str | Pa
         folders: run folders by dataset; of each variant its first seed is taken.
 
     Raises:
-        BipvlError: the data lack the case, or a prediction does not fit it.
+        BipvlError: the data lack the case, or a prediction is missing or does not fit it.
     """
-    parts = []
-    for group in folders.values():
-        chosen: dict[str, Path] = {}
-        for folder in group:
-            chosen.setdefault(folder.parent.name, folder)
-        config = json.loads((group[0] / "config.json").read_text(encoding="utf-8"))
-        spec, first = load_spec(config["dataset"]), next(iter(chosen))
-        means = case_means(read_runs({spec.name: list(chosen.values())}))
-        ours = means[means["variant"] == first]
-        case_id = median_case(ours)
-        cases = {case.id: case for case in list_cases(spec, data_root)}
-        if case_id not in cases:
-            raise BipvlError(
-                f"{data_root} lacks the case {case_id} of {spec.title}; give the runs' own data root."
-            )
-        of_case = means[means["case"] == case_id].set_index("variant")["value"]
-        origin = {
-            "cohort": config["cohort"],
-            "profile": config["profile"],
-            "seeds": ours["seeds"].iloc[0],
-            "cases": len(ours),
-            "rule": f"of each data set the test case with the median Dice of {variant_title(first)}",
-        }
-        predictions = {v: folder / "predictions" / f"{case_id}.nii.gz" for v, folder in chosen.items()}
-        dice = {variant: of_case[variant] for variant in chosen if variant in of_case}
-        parts.append(slice_table(spec, cases[case_id], origin=origin, predictions=predictions, dice=dice))
+    return _slices(median_cases(folders, data_root))
+
+
+def failures_table(
+    folders: Mapping[str, Sequence[Path]], data_root: str | Path, count: int = 5
+) -> pd.DataFrame:
+    """The ``count`` worst test cases of the first variant (``worst_cases``), each where most of it is wrong.
+
+    Args and Raises: as of ``qualitative_table``.
+    """
+    return _slices(worst_cases(folders, data_root, count), worst=True)
+
+
+def _slices(cases: Sequence[ShownCase], *, worst: bool = False) -> pd.DataFrame:
+    parts = [
+        slice_table(
+            c.spec,
+            c.case,
+            origin=c.origin,
+            predictions=c.predictions,
+            dice=c.dice,
+            worst_of=next(iter(c.predictions)) if worst else None,
+        )
+        for c in cases
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -153,6 +151,35 @@ def samples_table(
         for plane in PLANES
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def read_masks(
+    spec: DatasetSpec, case: Case, predictions: Mapping[str, Path | Prediction]
+) -> tuple[dict[str, np.ndarray], tuple[float, ...]]:
+    """Truth and predictions as class numbers (axes to the right, the front and the head), and mm a voxel.
+
+    Raises:
+        BipvlError: a prediction that has not its scan's shape.
+    """
+    truth = _canonical(case.label)
+    masks = {"truth": _numbers(spec, np.asarray(truth.dataobj))}
+    for variant, given in predictions.items():
+        prediction = given if isinstance(given, Prediction) else Prediction(path=given)
+        volume = _canonical(prediction.path)
+        if volume.shape != truth.shape:
+            raise BipvlError(f"{prediction.path} has not the shape of {case.label}; evaluate its run anew.")
+        masks[variant] = _numbers(spec, np.asarray(volume.dataobj), prediction.codes)
+    return masks, tuple(map(float, truth.header.get_zooms()[:3]))
+
+
+def error_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Class numbers of truth and prediction → 0 where they agree, else 1 + the place in ``style.ERRORS``.
+
+    That is 1 missed (in the truth alone), 2 false (in the prediction alone), 3 another class (in both).
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    kinds = np.select([prediction == 0, truth == 0], [1, 2], 3)
+    return np.where(truth == prediction, 0, kinds).astype(np.uint8)
 
 
 def read_slices(table: pd.DataFrame) -> list[Slice]:
@@ -182,16 +209,19 @@ def _grey(spec: DatasetSpec, volume: np.ndarray) -> np.ndarray:
     return np.rint(255 * (np.clip(volume, low, high) - low) / (high - low)).astype(np.uint8)
 
 
-def _numbers(spec: DatasetSpec, codes: np.ndarray) -> np.ndarray:
-    """Native codes to the class's number, from 1; of nested classes the innermost."""
-    numbers = np.zeros(codes.shape, np.uint8)
-    for number, own in enumerate(spec.own_codes, start=1):
-        numbers[np.isin(codes, list(own))] = number
-    return numbers
+def _numbers(spec: DatasetSpec, codes: np.ndarray, native: Mapping[int, int] | None = None) -> np.ndarray:
+    """Codes (``native``: the dataset's own for each) to the class's number, from 1; nested, the innermost."""
+    number = {code: n for n, own in enumerate(spec.own_codes, start=1) for code in own}
+    numbers = np.zeros(2**15, np.uint8)  # as many as there may be codes
+    for code, own in (native or dict(zip(number, number, strict=True))).items():
+        numbers[code] = number.get(own, 0)
+    return numbers[codes.astype(np.int16)]
 
 
 def _content(picture: np.ndarray) -> tuple[slice, slice]:
-    """The box around all that is not nearly black, with a margin."""
+    """The box around all that is not nearly black, with a margin; the whole picture where all is."""
     lit = (np.flatnonzero((picture > 16).any(axis)) for axis in (1, 0))
-    rows, pixels = (slice(max(0, where[0] - 3), where[-1] + 4) for where in lit)
+    rows, pixels = (
+        slice(max(0, where[0] - 3), where[-1] + 4) if where.size else slice(None) for where in lit
+    )
     return rows, pixels

@@ -1,65 +1,157 @@
-"""Slices of scans with masks drawn over them."""
+"""Figures of slices: masks over images, where masks are wrong, the worst cases, samples of the data."""
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from scipy.ndimage import distance_transform_edt, label
 
 from bipvl import style
+from bipvl.plots import panels
+from bipvl.plots.panels import LEGEND, LINE, TIGHT
 from bipvl.plots.pixels import Slice, read_slices
 from bipvl.statistics import dataset_title, provenance, variant_title
 
-TIGHT = {"w_pad": 0.02, "h_pad": 0.02, "wspace": 0.01, "hspace": 0.01}
+
+@dataclass(frozen=True)
+class Column:
+    """What a column shows over the image: nothing, a layer's classes, or where the layer is wrong."""
+
+    title: str
+    layer: str | None = None
+    errors: bool = False
+    scored: bool = True
+
+
+IMAGE, TRUTH = Column("Image"), Column("Truth", "truth")
 
 
 def draw_qualitative(table: pd.DataFrame) -> Figure:
     """A row a slice: image, truth and each variant, with the classes at the right."""
     slices = read_slices(table)
-    variants = list(dict.fromkeys(name for s in slices for name in s.masks if name != "truth"))
-    columns = ["image", "truth", *variants]
-    heights = [height / width for height, width in (s.size for s in slices)]
-    figure = Figure(figsize=(style.WIDTH, 5.15 / len(columns) * sum(heights) + 0.85))
-    ratios = {"width_ratios": [*[1] * len(columns), 0.28 * len(columns)], "height_ratios": heights}
-    grid = figure.subplots(len(slices), len(columns) + 1, squeeze=False, **ratios)
-    figure.get_layout_engine().set(**TIGHT)
-    for row, this in zip(grid, slices, strict=True):
-        for axes, name in zip(row, columns, strict=False):
-            if name != "image" and name not in this.masks:
-                axes.set_axis_off()
-                axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes, fontsize=style.SMALL)
-                continue
-            show(axes, this, this.masks.get(name))
-            if f"dice_{name}" in this.facts:
-                text = f"Dice {this.facts[f'dice_{name}']:.2f}"
-                axes.text(0.03, 0.03, text, transform=axes.transAxes, **_white())
-        _orient(row[0])
-        _number(row[1], this, this.masks["truth"])
-        title = dataset_title(this.facts["dataset"]).replace(" (", "\n(", 1)
-        row[0].set_ylabel(f"{title}\n{this.facts['case']}", fontsize=style.SMALL)
-        row[-1].set_axis_off()
-        _legend(row[-1], this)
-    for axes, name in zip(grid[0], columns, strict=False):
-        axes.set_title({"image": "Image", "truth": "Truth"}.get(name) or variant_title(name))
-    style.caption(figure, _caption(table, slices))
+    columns = [Column(variant_title(name), name) for name in _variants(slices)]
+    return _with_legends(table, slices, [IMAGE, TRUTH, *columns])
+
+
+def draw_errors(table: pd.DataFrame) -> Figure:
+    """As ``draw_qualitative``, from its table, but of each variant where it is wrong."""
+    slices = read_slices(table)
+    columns = [Column(variant_title(name), name, errors=True) for name in _variants(slices)]
+    figure = _with_legends(table, slices, [IMAGE, TRUTH, *columns])
+    _error_key(figure)
     return figure
 
 
-def _caption(table: pd.DataFrame, slices: Sequence[Slice]) -> str:
+def _with_legends(table: pd.DataFrame, slices: Sequence[Slice], columns: Sequence[Column]) -> Figure:
+    """The slices, at the right of each its classes."""
+    entries = [panels.patches(this.texts("classes"), _shown(this)) for this in slices]
+    heights = panels.legend_rows([_aspect(this) for this in slices], len(columns), entries)
+    figure, grid, _ = panels.rows_figure(heights, len(columns))
+    _fill(grid, slices, columns)
+    for axes, legend in zip(grid[:, -1], entries, strict=True):
+        axes.legend(handles=legend, loc="center left", **LEGEND)
     counts = ", ".join(s.facts["cases"] for s in slices)
+    rule = f"{slices[0].facts['rule']} (n = {counts} test cases), the axial slice with most foreground"
+    style.caption(figure, _caption(table, slices, rule, errors=any(c.errors for c in columns)))
+    return figure
+
+
+def draw_failures(table: pd.DataFrame) -> Figure:
+    """A row a case, the worst first: image, truth, prediction, where it is wrong, and its worst class."""
+    slices = read_slices(table)
+    (variant,) = _variants(slices)
+    wrong = Column("Errors", variant, errors=True, scored=False)
+    columns = [IMAGE, TRUTH, Column(variant_title(variant), variant), wrong]
+    shown: dict[str, set[int]] = {}
+    for this in slices:
+        shown.setdefault(this.facts["dataset"], set()).update(_shown(this))
+    names = {this.facts["dataset"]: this.texts("classes") for this in slices}
+    across = {dataset: 3 if max(map(len, names[dataset])) > 24 else 5 for dataset in shown}
+    below = [LINE * (1.8 - -len(shown[dataset]) // across[dataset]) for dataset in shown]
+    heights = [panels.panel_width(len(columns), text=0.2) * _aspect(this) for this in slices]
+    figure, grid, bottom = panels.rows_figure(heights, len(columns), text=0.2, below=below)
+    _fill(grid, slices, columns)
+    for axes, this in zip(grid[:, -1], slices, strict=True):
+        axes.text(0.04, 0.5, _worst(this), va="center", transform=axes.transAxes, fontsize=style.SMALL)
+    for axes, dataset in zip(bottom, shown, strict=True):
+        entries = panels.patches(names[dataset], shown[dataset], width=99)
+        title = {"title": dataset_title(dataset), "title_fontsize": style.SMALL, "alignment": "left"}
+        axes.legend(handles=entries, loc="center left", ncols=across[dataset], **title, **LEGEND)
+    _error_key(figure)
+    rule = f"{slices[0].facts['rule']}, the axial slice with most wrong voxels"
+    style.caption(figure, _caption(table, slices, rule, errors=True))
+    return figure
+
+
+def _worst(this: Slice) -> str:
+    """The name of the class with the case's lowest Dice."""
+    more = int(this.facts["worst_count"]) - 1
+    name = this.facts["worst_class"] + (f" and {more} more" if more else "")
+    return "\n".join(["worst class:", *textwrap.wrap(name, 25), f"Dice {this.facts['worst_dice']:.2f}"])
+
+
+def _variants(slices: Sequence[Slice]) -> list[str]:
+    return list(dict.fromkeys(name for s in slices for name in s.masks if name != "truth"))
+
+
+def _shown(this: Slice) -> set[int]:
+    """The classes of a slice, in truth and predictions."""
+    return {number for mask in this.masks.values() for number in panels.drawn(mask)}
+
+
+def _aspect(this: Slice) -> float:
+    height, width = this.size
+    return height / width
+
+
+def _fill(grid: np.ndarray, slices: Sequence[Slice], columns: Sequence[Column]) -> None:
+    """The panels of all rows, with their titles and the rows' names."""
+    for row, this in zip(grid, slices, strict=True):
+        for axes, column in zip(row, columns, strict=False):
+            _panel(axes, this, column)
+        panels.orient(row[0])
+        panels.name_row(row[0], this.facts)
+    for axes, column in zip(grid[0], columns, strict=False):
+        axes.set_title(column.title)
+
+
+def _panel(axes: Axes, this: Slice, column: Column) -> None:
+    if column.layer and column.layer not in this.masks:
+        panels.empty(axes, "not run")
+        return
+    mask = this.masks.get(column.layer)
+    if column.errors:
+        panels.show_errors(axes, this, mask)
+    else:
+        panels.show(axes, this, mask)
+    if column == TRUTH:
+        panels.number_classes(axes, panels.centres(this), mask)
+    dice = this.facts.get(f"dice_{column.layer}")
+    if dice is not None and column.scored:
+        axes.text(0.03, 0.03, f"Dice {dice:.2f}", transform=axes.transAxes, **panels.white())
+
+
+def _error_key(figure: Figure) -> None:
+    """What the colours of errors mean, above the figure."""
+    meaning = ("in the truth alone", "in the prediction alone", "in both, not the same")
+    entries = zip(style.ERRORS.items(), meaning, strict=True)
+    key = [Patch(facecolor=colour, label=f"{name} ({how})") for (name, colour), how in entries]
+    figure.legend(handles=key, loc="outside upper center", ncols=len(key), **LEGEND)
+
+
+def _caption(table: pd.DataFrame, slices: Sequence[Slice], rule: str, *, errors: bool = False) -> str:
     channels = {s.facts["channel"]: dataset_title(s.facts["dataset"]) for s in slices}
     shown = ", ".join(f"{c} of {title}" for c, title in channels.items() if c not in ("CT", "MR"))
     scored = any(fact.startswith("dice_") for s in slices for fact in s.facts)
     sentences = [
         provenance(table.dropna(subset=["dataset"])),
-        f"Shown: {slices[0].facts['rule']} (n = {counts} test cases), the axial slice with most foreground, "
-        "seen from the feet (R: patient's right).",
+        f"Shown: {rule}, seen from the feet (R: patient's right).",
         "Dice: of the whole case, mean over classes." if scored else "",
+        "White: the truth's outlines." if errors else "",
         "Of nested classes the innermost is drawn." if len(slices) > 1 or shown else "",
         f"Channel shown: {shown}." if shown else "",
     ]
@@ -75,7 +167,7 @@ def draw_data_samples(table: pd.DataFrame) -> Figure:
     frames = [tuple(np.max([found[case, plane].size for case in cases], axis=0)) for plane, _ in rows]
     titles = slices[0].texts("prompts")
     columns = 3 if max(map(len, titles)) < 36 else 2
-    legend_height = 0.135 * -(-len(titles) // columns)
+    legend_height = LINE * -(-len(titles) // columns)
 
     panel = 6.7 / len(cases)
     heights = [panel * height / width for height, width in frames]
@@ -85,18 +177,18 @@ def draw_data_samples(table: pd.DataFrame) -> Figure:
     for number, ((plane, overlaid), frame) in enumerate(zip(rows, frames, strict=True)):
         for column, case in enumerate(cases):
             axes, this = figure.add_subplot(grid[number, column]), found[case, plane]
-            show(axes, this, this.masks["truth"] if overlaid else None, frame=frame)
+            panels.show(axes, this, this.masks["truth"] if overlaid else None, frame=frame)
             if overlaid:
-                _number(axes, this, this.masks["truth"])
+                panels.number_classes(axes, panels.centres(this), this.masks["truth"])
             if number == 0:
                 axes.set_title(case)
             if column == 0:
-                _orient(axes)
+                panels.orient(axes)
                 axes.set_ylabel(f"{plane}{', truth' if overlaid else ''}")
     below = figure.add_subplot(grid[-1, :])
     below.set_axis_off()
-    handles = [_patch(number, title) for number, title in enumerate(titles, start=1)]
-    below.legend(handles=handles, loc="center", ncols=columns, **_LEGEND)
+    handles = [panels.patch(number, title) for number, title in enumerate(titles, start=1)]
+    below.legend(handles=handles, loc="center", ncols=columns, **LEGEND)
     facts = slices[0].facts
     figure.suptitle(dataset_title(facts["dataset"]), fontsize=9)
     channel = f" Channel shown: {facts['channel']}." if facts["channel"] not in ("CT", "MR") else ""
@@ -107,84 +199,3 @@ def draw_data_samples(table: pd.DataFrame) -> Figure:
         f"of nested classes the innermost is drawn.{channel}",
     )
     return figure
-
-
-def show(
-    axes: Axes, this: Slice, mask: np.ndarray | None = None, *, frame: tuple[float, float] | None = None
-) -> None:
-    """An image in its true proportions, a mask's classes over it, in a black frame (height, width in mm)."""
-    height, width = this.size
-    extent = (-width / 2, width / 2, height / 2, -height / 2)
-    axes.imshow(this.image, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="bilinear")
-    if mask is not None:
-        y, x = _centres(this)
-        overlay = np.zeros((*mask.shape, 4))
-        for number in _drawn(mask):
-            colour, inside = to_rgb(style.class_colour(number - 1)), mask == number
-            overlay[inside] = (*colour, 0.45)
-            axes.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=0.8)
-        axes.imshow(overlay, extent=extent, interpolation="nearest")
-    height, width = frame or this.size
-    axes.set(xlim=(-width / 2, width / 2), ylim=(height / 2, -height / 2))
-    axes.set(facecolor="black", xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-
-
-def _centres(this: Slice) -> list[np.ndarray]:
-    """Where the rows and the columns of a picture are drawn, mm from its middle."""
-    counts = this.image.shape
-    return [(np.arange(n) - (n - 1) / 2) * side / n for n, side in zip(counts, this.size, strict=True)]
-
-
-def _drawn(mask: np.ndarray) -> list[int]:
-    """The classes of a mask, largest first."""
-    numbers, areas = np.unique(mask[mask > 0], return_counts=True)
-    return [int(n) for n in numbers[np.argsort(-areas, kind="stable")]]
-
-
-def _number(axes: Axes, this: Slice, mask: np.ndarray) -> None:
-    """Each class's number where its largest piece is thickest, unless another number is there."""
-    y, x = _centres(this)
-    near = 0.07 * np.ptp(axes.get_xlim())
-    taken: list[tuple[float, float]] = []
-    for number in _drawn(mask):
-        pieces, _ = label(np.pad(mask == number, 1))
-        largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
-        row, column = np.unravel_index(distance_transform_edt(largest)[1:-1, 1:-1].argmax(), mask.shape)
-        place = x[column], y[row]
-        if all(np.hypot(place[0] - a, place[1] - b) > near for a, b in taken):
-            axes.text(*place, str(number), ha="center", va="center", **_white())
-            taken.append(place)
-
-
-def _white() -> dict[str, object]:
-    return {"color": "white", "fontsize": style.SMALL, "path_effects": style.outline()}
-
-
-def _orient(axes: Axes) -> None:
-    """R and L at the sides, and a bar of 50 mm."""
-    axes.text(0.02, 0.5, "R", ha="left", va="center", transform=axes.transAxes, **_white())
-    axes.text(0.98, 0.5, "L", ha="right", va="center", transform=axes.transAxes, **_white())
-    x, y = 0.46 * np.ptp(axes.get_xlim()), 0.46 * np.ptp(axes.get_ylim())
-    bar = {"lw": 1.5, "path_effects": style.outline(2.5), "solid_capstyle": "butt"}
-    axes.plot([x - 50, x], [y, y], color="white", **bar)
-    axes.annotate("50 mm", (x, y), (0, 2), textcoords="offset points", ha="right", va="bottom", **_white())
-
-
-_LEGEND = {"handlelength": 0.9, "handleheight": 0.9, "labelspacing": 0.2, "borderaxespad": 0.2}
-
-
-def _patch(number: int, text: str) -> Patch:
-    figure_space = "\u2007"  # as wide as a digit
-    return Patch(
-        facecolor=style.class_colour(number - 1), label=f"{str(number).rjust(2, figure_space)}  {text}"
-    )
-
-
-def _legend(axes: Axes, this: Slice) -> None:
-    """The classes that are drawn in a row, with their numbers."""
-    drawn = sorted({number for mask in this.masks.values() for number in _drawn(mask)})
-    names = this.texts("classes")
-    wrapped = [textwrap.fill(names[n - 1], 20, subsequent_indent=" " * 6) for n in drawn]
-    handles = [_patch(n, name) for n, name in zip(drawn, wrapped, strict=True)]
-    axes.legend(handles=handles, loc="center left", **_LEGEND)

@@ -12,13 +12,11 @@ from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.data.splits import make_split
 from bipvl.losses import UncertaintyWeighting
 from bipvl.runs import get_profile
-from bipvl.train import Learner, learning_rate, make_optimizer
+from bipvl.train import T_MAX, Learner, learning_rate, make_optimizer
 
 from .record import Proof, signed
 from .small import network, objective
 
-T_MAX = 300
-"""Epochs of the protocol; the release hands them to a scheduler that it steps at every iteration."""
 LOSS = 0.5
 """A constant loss, of which the released weighting's optimum is s = log(L/2) = −1.39."""
 

@@ -1,0 +1,78 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Architecture (the paper's figure of the method: the network and BiFusion)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/08_architecture.ipynb)
+#
+# Builds the network of a profile and draws it from its own modules, with the size of what every block gives
+# and its parameters; seconds, without data, training or GPU.
+
+# %%
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup` has installed it
+    subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
+    os.chdir("bipvl")
+if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+    os.chdir("..")
+
+# %% tags=["parameters"]
+profile = "quick"  # the scale: quick, laptop or paper
+study = "main"  # not needed here
+data_root = None  # not needed here
+runs = "runs"  # not needed here
+figures = "figures"  # where figures are written, below a folder of the profile's name
+dataset = "mmwhs_mr"  # decides the channels, the classes and their prompts
+variant = "bipvlseg"  # any that reads prompts
+
+# %% [markdown]
+# ## The network
+# As a training of the profile starts with it. Where the profile's text encoder cannot be loaded (`paper`
+# takes PubMedBERT from the hub), one of BERT-base size with random weights stands in, and the figure says so.
+# What each block gives comes from a forward on PyTorch's `meta` device, which computes shapes and no more.
+
+# %%
+from bipvl import plots
+from bipvl.data.spec import load_spec
+from bipvl.plots.steps import bifusion_table
+from bipvl.plots.structure import architecture_table, structural_network
+from bipvl.runs import dataset_settings
+from bipvl.variants import get_variant
+
+spec, chosen = load_spec(dataset), get_variant(variant)
+settings = dataset_settings(profile, spec)
+network, note = structural_network(chosen, spec, settings)
+blocks = architecture_table(network, spec, settings["crop"], profile, variant=chosen, note=note)
+blocks[["id", "shape", "parameters", "state", "feeds"]]
+
+# %%
+from IPython.display import Image
+
+Image(plots.write("architecture", blocks, Path(figures, profile)), width=900)
+
+# %% [markdown]
+# ## One BiFusion
+# The steps of the first one, in the order of their computation; the others differ in their widths.
+
+# %%
+stage = network.first_fused
+steps = bifusion_table(network.fusions[stage - 1], stage, profile, variant=variant)
+Image(plots.write("bifusion", steps, Path(figures, profile)), width=900)

@@ -1,0 +1,237 @@
+"""Diagrams: every parameter in one block, the arrows that the network has, legible, the same bytes again."""
+
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation, Text
+
+from bipvl import plots, style
+from bipvl.data.prompts import default_prompts
+from bipvl.data.spec import load_spec
+from bipvl.errors import BipvlError
+from bipvl.model.bifusion import BiFusion
+from bipvl.model.vision import encode
+from bipvl.notebook import execute
+from bipvl.plots import structure
+from bipvl.plots.steps import bifusion_table
+from bipvl.plots.structure import architecture_table, structural_network
+from bipvl.runs import dataset_settings
+from bipvl.train import make_objective
+from bipvl.variants import get_variant
+
+ROOT = Path(__file__).parents[1]
+SPEC, CROP = load_spec("msd_brain"), (16, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def network(tiny_bipvlseg, tiny_text_config, tiny_tokenizer):
+    """(layers, **overrides) → a tiny network that reads the prompts of msd_brain."""
+
+    def build(layers=4, **overrides):
+        config = tiny_text_config(layers=layers, max_position_embeddings=512)
+        made = tiny_bipvlseg(in_channels=4, background=False, text_config=config, **overrides)
+        made.tokenizer = tiny_tokenizer
+        return made
+
+    return build
+
+
+def table_of(network, variant="bipvlseg", crop=CROP):
+    return architecture_table(network, SPEC, crop, "smoke", variant=get_variant(variant))
+
+
+def edges_of(table):
+    return {(row.id, target) for row in table.itertuples() for target in row.feeds.split(";") if target}
+
+
+def count(modules, only_trained=False):
+    parameters = [p for module in modules for p in module.parameters()]
+    return sum(p.numel() for p in parameters if p.requires_grad or not only_trained)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"backbone": "swin_unetr"},
+        {"backbone": "conv", "depths": (2, 1)},
+        {"preset": "released"},
+        {"fusion_direction": "image_to_text"},
+        {"fused_stages": ()},
+        {"frozen_stages": 2},
+        {"depths": (1,), "num_heads": (2,)},
+        {"layers": 2, "depths": (1, 1, 1), "num_heads": (2, 4, 8)},  # a text stage without a layer
+    ],
+    ids=str,
+)
+def test_every_parameter_is_in_one_block(network, options):
+    made = network(**options)
+    table = table_of(made, crop=(32, 32, 32) if len(made.fusions) > 2 else CROP)
+    modules = [made, make_objective(get_variant("bipvlseg"), SPEC)]
+    assert table["parameters"].sum() == count(modules)
+    assert table.loc[table["state"] == "trained", "parameters"].sum() == count(modules, only_trained=True)
+    assert table["shape"][table["kind"] != "loss"].str.len().min() > 0
+
+
+def test_sizes_are_those_of_a_real_forward_which_leaves_the_network_as_it_was(network):
+    made = network()
+    shapes = table_of(made).set_index("id")["shape"]
+    assert {p.device.type for p in made.parameters()} == {"cpu"}
+    assert not any(module._forward_hooks for module in made.modules())
+
+    def says(tensor):
+        return " × ".join(map(str, tensor.shape))
+
+    volume, prompts = torch.zeros(1, 4, *CROP), default_prompts(SPEC).segments()
+    with torch.no_grad():
+        output, state = made(volume, prompts), made.encode_prompts(prompts)
+        features = encode(made.vision, volume)
+    assert shapes["logits"] == says(output.logits[0])
+    assert shapes["class_head"] == says(output.class_logits[0].T)
+    assert shapes["visual_projection"] == says(output.visual[0])
+    assert shapes["text_projection"] == says(output.text[0])
+    assert [shapes[f"vision_{n}"] for n in range(3)] == [says(feature[0]) for feature in features]
+    assert shapes["text_0"] == shapes["text_2"] == says(state.hidden)
+    assert shapes["fusion_1"] == f"{len(state.tokens.valid)} × 32; {features[1][0, 0].numel()} × 24"
+
+
+def test_fusion_gives_back_to_those_who_read(network):
+    both = edges_of(table_of(network()))
+    assert {("fusion_1", "text_1"), ("fusion_1", "vision_1"), ("text_1", "fusion_1")} <= both
+    to_text = edges_of(table_of(network(fusion_direction="image_to_text")))
+    assert both - to_text == {("fusion_1", "vision_1"), ("fusion_2", "vision_2")}
+    to_image = edges_of(table_of(network(fusion_direction="text_to_image")))
+    assert both - to_image == {("fusion_1", "text_1"), ("fusion_2", "text_2")}
+    last = edges_of(table_of(network(fused_stages=(-1,))))
+    assert both - last == {edge for edge in both if "fusion_1" in edge}
+
+
+def test_the_objective_has_the_terms_of_the_variant(network):
+    def losses(variant):
+        table = table_of(network(), variant).set_index("id")
+        return table.loc[table["kind"] == "loss", "detail"].to_dict()
+
+    both = {"class_embedding": "cross-entropy", "alignment": "global + local"}
+    assert losses("bipvlseg") == {"segmentation": "Dice + BCE"} | both
+    assert losses("segmentation_alone") == {"segmentation": "Dice + BCE"}
+    assert losses("local_alignment")["alignment"] == "local"
+
+
+def fusion(**options):
+    return BiFusion(**{"image_dim": 24, "text_dim": 32, "heads": 4, "mlp_width": 16} | options)
+
+
+@pytest.mark.parametrize("direction", ["both", "image_to_text", "text_to_image"])
+@pytest.mark.parametrize("text_dim", [32, 24])
+def test_every_parameter_of_a_fusion_is_in_one_step(direction, text_dim):
+    block = fusion(direction=direction, text_dim=text_dim)
+    assert bifusion_table(block, 1, "smoke")["parameters"].sum() == count([block])
+
+
+def test_steps_are_those_of_the_method_in_its_order():
+    table = bifusion_table(fusion(), 1, "smoke")
+    layers = ("text_self", "text_cross", "text_mlp", "image_cross", "image_mlp")
+    steps = [f"{step}_{layer}" for layer in (1, 2) for step in layers]
+    assert list(table["id"][table["norm"]]) == [*steps, "text_last"]
+    reads = {(a, b) for a, b in edges_of(table) if a.split("_")[0] != b.split("_")[0]}
+    assert reads == {
+        ("image", "text_cross_1"),
+        ("text_mlp_1", "image_cross_1"),
+        ("image_mlp_1", "text_cross_2"),
+        ("text_mlp_2", "image_cross_2"),
+        ("image_mlp_2", "text_last"),
+    }
+    detail = table.set_index("id")["detail"]
+    assert detail["text_cross_1"] == "query T + E; key, value V; width 12, heads 4"
+    assert detail["text_mlp_1"] == "24 → 16 → 24"
+
+
+def test_steps_and_residuals_that_a_block_lacks_are_not_there():
+    whole, bare = (bifusion_table(fusion(residual=r), 1, "smoke").set_index("id") for r in (True, False))
+    differ = whole.index[whole["added"] != bare["added"]]
+    assert list(differ) == ["text_self_1", "text_fused", "image_fused"]
+    assert set(bare.loc[differ, "added"]) == {""}
+    assert whole.loc["image_fused", "added"] == "image"
+    to_text = set(bifusion_table(fusion(direction="image_to_text"), 1, "smoke")["id"])
+    assert not any(step.startswith("image_") for step in to_text)
+    to_image = set(bifusion_table(fusion(direction="text_to_image"), 1, "smoke")["id"])
+    gone = {"text_cross_1", "text_cross_2", "text_last", "text_out", "text_fused"}
+    assert set(whole.index) - to_image == gone
+
+
+@pytest.fixture(scope="module")
+def tables(network):
+    """Both figures' tables, of networks with two and with four stages, and of a one-way fusion."""
+    deep = network(layers=6, depths=(1, 1, 1, 1), num_heads=(2, 4, 8, 8))
+    return {
+        "architecture": table_of(network(frozen_stages=2)),
+        "architecture-deep": table_of(deep, crop=(64, 64, 64)),
+        "bifusion": bifusion_table(fusion(), 1, "smoke"),
+        "bifusion-one_way": bifusion_table(fusion(direction="image_to_text", text_dim=24), 1, "smoke"),
+    }
+
+
+NAMES = ["architecture", "architecture-deep", "bifusion", "bifusion-one_way"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_is_small_cut_off_or_over_another_and_each_edge_is_an_arrow(tables, name):
+    figure = plots.draw(name, tables[name])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [t for t in figure.findobj(Text) if t.get_text().strip()]
+    assert min(t.get_fontsize() for t in texts) >= style.SMALL
+    for a, b in combinations([(t.get_text(), t.get_window_extent(renderer)) for t in texts], 2):
+        assert min(a[1].x1, b[1].x1) - max(a[1].x0, b[1].x0) < 1 or (
+            min(a[1].y1, b[1].y1) - max(a[1].y0, b[1].y0) < 1
+        ), (a[0], b[0])
+    assert figure.get_figwidth() <= style.WIDTH
+    box = figure.get_tightbbox(renderer)
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+    residuals = (tables[name]["added"] != "").sum() if "added" in tables[name] else 0
+    assert len(figure.findobj(Annotation)) == len(edges_of(tables[name])) + residuals
+    assert "no cohort, no seed" in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_diagrams_are_redrawn_to_the_same_bytes(tables, tmp_path):
+    for name in ("architecture", "bifusion-one_way"):
+        plots.write(name, tables[name], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(plots.redraw(tmp_path)) == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_text_encoder_that_cannot_be_loaded_is_stood_in_for_and_named(monkeypatch):
+    def unreachable(*_):
+        raise BipvlError("the text encoder far/away is neither a folder nor a hub model")
+
+    settings = dataset_settings("smoke", SPEC)
+    settings["language"] = settings["language"] | {"text": "far/away"}
+    monkeypatch.setattr(structure, "build_network", unreachable)
+    made, note = structural_network(get_variant("bipvlseg"), SPEC, settings)
+    assert "far/away could not be loaded" in note and "BERT-base" in note
+    assert made.text.dim == 768 and sum(map(len, made.text.stages)) == 12
+    table = architecture_table(made, SPEC, settings["crop"], "smoke", note=note)
+    assert note in plots.draw("architecture", table).get_supxlabel().replace("\n", " ")
+
+
+def test_what_has_no_diagram_is_refused_in_a_sentence(network):
+    settings = dataset_settings("smoke", SPEC)
+    with pytest.raises(BipvlError, match="'unet' reads no prompts"):
+        structural_network(get_variant("unet"), SPEC, settings)
+    with pytest.raises(BipvlError, match="universal head"):
+        table_of(network(head="universal", fused_stages=()))
+    with pytest.raises(BipvlError, match="'no_fusion' has no BiFusion at stage 2"):
+        bifusion_table(torch.nn.Identity(), 2, "smoke", variant="no_fusion")
+
+
+def test_the_notebook_draws_both(tmp_path):
+    parameters = {"profile": "smoke", "study": "main", "figures": str(tmp_path / "figures")}
+    execute(ROOT / "notebooks" / "08_architecture.ipynb", tmp_path / "notebook.ipynb", parameters)
+    folder = tmp_path / "figures" / "smoke"
+    assert {path.stem for path in folder.glob("*.png")} == {"architecture", "bifusion"}
+    assert set(pd.read_csv(folder / "architecture.csv")["profile"]) == {"smoke"}
