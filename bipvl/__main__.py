@@ -1,5 +1,6 @@
 """The command line: ``bipvl`` or ``python -m bipvl``. What is slow to import is imported by the command."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -154,7 +155,7 @@ def train(
     from bipvl.train import train as train_run
 
     train_run(run, root)
-    typer.echo(f"trained: {run.directory}")
+    _tell(f"trained: {run.directory}")
 
 
 @app.command()
@@ -179,7 +180,7 @@ def evaluate(
     scores = evaluate_run(opened, root)
     mean = scores[scores["grid"] == "scan"].groupby("metric")["value"].mean()
     summary = ", ".join(f"{metric} {value:.3f}" for metric, value in mean.items())
-    typer.echo(f"{run}/metrics.csv: mean over cases and classes, on the scan's grid: {summary}")
+    _tell(f"{run}/metrics.csv: mean over cases and classes, on the scan's grid: {summary}")
 
 
 @app.command()
@@ -232,6 +233,12 @@ def figures(
 
     for path in redraw(folder):
         typer.echo(f"drew {path}")
+
+
+def _tell(sentence: str) -> None:
+    """Print what was done; of several processes (``accelerate launch``) the first alone."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(sentence)
 
 
 def _data_root(profile: str, dataset: str, data_root: Path | None) -> Path:

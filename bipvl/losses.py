@@ -36,7 +36,7 @@ def segmentation_loss(
 
 
 def _cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over samples of each one's (weighted) mean over voxels, so that no sample's share hangs on others."""
+    """Mean over samples of each one's (weighted) mean over voxels: no sample's share hangs on the others."""
     if weights is None:
         return F.cross_entropy(logits, classes)
     loss = F.cross_entropy(logits, classes, weight=weights, reduction="none").flatten(1)

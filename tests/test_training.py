@@ -19,8 +19,8 @@ from bipvl.errors import BipvlError
 from bipvl.evaluate import evaluate
 from bipvl.infer import Segmenter
 from bipvl.progress import Progress, is_trained
-from bipvl.runs import Run
 from bipvl.proofs.schedule import released_course
+from bipvl.runs import Run
 from bipvl.train import T_MAX, learning_rate, released_rate, train
 
 VARIANTS = ("bipvlseg", "swin_unetr_v2")

@@ -68,7 +68,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         feature_size, depths, num_heads, window_size: as in MONAI's SwinUNETR; 1 to 4 stages.
         fusion_layers, fusion_heads, fusion_width: layers, heads and MLP width of each BiFusion.
         fusion_direction: of ``bipvl.model.bifusion.DIRECTIONS``.
-        fused_stages: numbers of the stages with a BiFusion, from 1, or from −1 backwards; all where not given.
+        fused_stages: numbers of the stages with a BiFusion, from 1, or from −1 down; all where not given.
         frozen_stages: text stages kept at their pretrained weights, from the lowest (0) up; those up to the
             first fusion see no image, so freezing them lets a training compute them once.
         head: ``channels`` (the paper's convolution), or ``universal`` (a compared method: the classes' texts
