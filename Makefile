@@ -47,8 +47,9 @@ $(READY): requirements.lock pyproject.toml
 reproduce: $(READY) ## prepare, train, evaluate and draw; run again, it goes on where it stopped
 	$(BIN)/snakemake --quiet rules host $(OPTIONS)
 
-plan: $(READY) ## what reproduce would run now, and why
+plan: $(READY) ## what reproduce would run now, why, what is missing, and what it may cost on a GPU
 	@set -o pipefail; $(BIN)/snakemake --dry-run --quiet host $(OPTIONS) 2>&1 | awk '$(SHORTEN)'
+	@$(BIN)/python -m bipvl.plan "$(PROFILE)" "$(STUDY)" "$(DATA_ROOT)"
 
 figures: $(READY) ## draw the figures anew from the CSV files beside them
 	$(BIN)/bipvl figures "figures/$(PROFILE)"

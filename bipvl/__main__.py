@@ -86,22 +86,34 @@ def check(
     dataset: Dataset,
     data_root: Annotated[Path, typer.Option(help="Folder that holds the dataset's own folder.")],
     prompts: Prompts = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="A split.json to hold the cases and patients against."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes, each with one file in memory (default: as many as cores)."),
+    ] = None,
 ) -> None:
-    """Find every fault in a dataset's files, each with its fix.
+    """Find every fault in a dataset's files, each with its fix. Nothing is changed.
+
+    Tolerances: a label map's affine may differ from its image's by 0.001 mm in any entry; sform and qform,
+    where both are set, may put a corner 0.1 mm apart; a CT holds -33792 to 32767 HU and spans 40 at least.
+    Two cases are one where their images hold the same values.
 
     Example: bipvl check my.yaml --data-root /data
     """
     from bipvl.data.check import check_dataset
+    from bipvl.data.faults import fault_table
     from bipvl.data.layouts import list_cases
     from bipvl.data.spec import load_spec
     from bipvl.experiments import check_folder
 
     spec = load_spec(dataset)
     check_folder(data_root)
-    faults = check_dataset(spec, data_root, prompts)
-    for fault in faults:
-        typer.echo(str(fault), err=True)
+    faults = check_dataset(spec, data_root, prompts, split=split, workers=workers)
     if faults:
+        typer.echo(fault_table(faults), err=True)
         raise BipvlError(f"{spec.title} has faults, {len(faults)} listed above; mend them, then check again")
     typer.echo(f"{spec.title}: {len(list_cases(spec, data_root))} cases, no fault")
 
@@ -181,6 +193,33 @@ def evaluate(
     mean = scores[scores["grid"] == "scan"].groupby("metric")["value"].mean()
     summary = ", ".join(f"{metric} {value:.3f}" for metric, value in mean.items())
     _tell(f"{run}/metrics.csv: mean over cases and classes, on the scan's grid: {summary}")
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    data_root: DataRoot = None,
+) -> None:
+    """Hold a run against its manifest.
+
+    Is all still what it was made from, and what came out? What differs by content is a fault; another
+    commit or package version is only told.
+
+    Example: bipvl verify runs/quick/amos22/bipvlseg/seed0
+    """
+    from bipvl.manifest import verify as verify_run
+    from bipvl.runs import Run
+
+    opened = Run.open(run)
+    synthetic = Path("data", f"synthetic-{opened.config['profile']}")
+    if data_root is None and opened.config["cohort"] == "synthetic" and synthetic.is_dir():
+        data_root = synthetic
+    findings = [*verify_run(opened, data_root)]
+    for finding in findings:
+        typer.echo(f"{finding.kind}: {finding.what}", err=finding.kind == "differs")
+    if differing := sum(finding.kind == "differs" for finding in findings):
+        raise BipvlError(f"{run} does not agree with its manifest in {differing} points, listed above")
+    typer.echo(f"{run}: all that was checked agrees with its manifest")
 
 
 @app.command()

@@ -17,7 +17,9 @@ from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
 from bipvl.data.transforms import load_native, prepare_transform
 from bipvl.files import write_csv
+from bipvl.guard import sole_writer
 from bipvl.infer import Segmenter, save_labels, to_grid, to_labels
+from bipvl.manifest import recorded
 from bipvl.metrics import score_case
 from bipvl.runs import Run
 
@@ -32,10 +34,11 @@ def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.Da
     Raises:
         BipvlError: the run is not trained, or a test case cannot be read.
     """
-    with run.recorded("evaluate"):
+    cases = test_cases(run, data_root)
+    with sole_writer(run), recorded(run, "evaluate", cases):
         segmenter = Segmenter(run=run)
         processes = PartialState()
-        with processes.split_between_processes(test_cases(run, data_root)) as mine:
+        with processes.split_between_processes(cases) as mine:
             own = score_cases(
                 mine,
                 run.spec,

@@ -118,6 +118,7 @@ def evaluate_external(
             case; one that cannot be read, lies on another grid or holds codes without a name; labels that
             are not the dataset's.
     """
+    from bipvl.manifest import recorded
     from bipvl.masks import score_masks
 
     spec = load_spec(external.dataset)
@@ -125,7 +126,7 @@ def evaluate_external(
     _, _, cases = split_cases(run.split_path, spec, data_root)
     masks = _find_masks(external.folder, cases, run.split_path)
     codes = _codes(external, spec)
-    with run.recorded("evaluate"):
+    with recorded(run, "evaluate", cases):
         title = f"{spec.name} · {external.title}"
         table = score_masks(cases, masks, codes, spec, run.config["spacing"], title=title, progress=progress)
         run.config["external"] = {

@@ -86,12 +86,27 @@ def to_grid(
     return labels
 
 
-def save_labels(codes: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
-    """Native codes H × W × D as a NIfTI file with the scan's affine."""
+# All that places a NIfTI file: both transforms, which of them hold, and the units.
+_PLACE = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")
+_PLACE += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")
+
+
+def save_labels(codes: np.ndarray, grid: np.ndarray | str | Path, path: str | Path) -> None:
+    """Native codes H × W × D as a NIfTI file on a scan's grid.
+
+    ``grid``: the scan's file, of which all that places it is kept bit for bit, or an affine (mm).
+    """
     if not str(path).endswith((".nii", ".nii.gz")):
         raise BipvlError(f"{path} cannot be written: give a name that ends in .nii.gz or .nii")
-    image = nib.Nifti1Image(codes.astype(np.int16), affine)
-    image.header.set_xyzt_units("mm")
+    codes = codes.astype(np.int16)
+    if isinstance(grid, np.ndarray):
+        image = nib.Nifti1Image(codes, grid)
+        image.header.set_xyzt_units("mm")
+    else:
+        scan = nib.Nifti1Image.from_image(nib.load(grid))
+        image = nib.Nifti1Image(codes, scan.affine)
+        for field in _PLACE:
+            image.header[field] = scan.header[field]
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
 
@@ -127,12 +142,11 @@ class Segmenter:
     def segment(self, image: str | Path, output: str | Path) -> None:
         """Segment one NIfTI scan; the labels are written in the dataset's own codes on the scan's grid."""
         prepared = self.prepare({"image": str(image)})["image"]
-        scan = nib.load(image)
         labels = to_grid(
             self.predict(prepared),
             prepared.affine,
-            torch.from_numpy(scan.affine),
-            scan.shape[:3],
+            torch.as_tensor(prepared.meta["original_affine"]),  # as it was read: MONAI mends some headers
+            nib.load(image).shape[:3],
             overlapping=self.spec.overlapping,
         )
-        save_labels(decode(self.spec, labels.numpy()), scan.affine, output)
+        save_labels(decode(self.spec, labels.numpy()), image, output)

@@ -33,7 +33,7 @@ def score_masks(
     """Scores (columns ``evaluate.COLUMNS``) of a label map a case, all of them checked before the first.
 
     Args:
-        masks: the file of each case id, on its scan's grid (affines to ``check.AFFINE_TOLERANCE``).
+        masks: the file of each case id, on its scan's grid (affines to ``scans.AFFINE_TOLERANCE``).
         codes: in these files → the dataset's own, 0 → 0 among them.
         spacing: of the working grid, mm.
 

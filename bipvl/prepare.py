@@ -13,6 +13,7 @@ from bipvl.data.transforms import prepare_transform
 from bipvl.errors import BipvlError
 from bipvl.evaluate import score_cases
 from bipvl.files import write_csv
+from bipvl.fingerprints import write_fingerprints
 from bipvl.runs import dataset_settings, get_profile
 
 SPLIT_SEED = 42
@@ -29,7 +30,8 @@ def prepare(
 ) -> Path:
     """Make a dataset ready for its runs at a profile; returns the data root.
 
-    Writes ``split.json`` and the mean atlas's ``metrics.csv`` below ``root/profile/dataset``.
+    Writes ``split.json``, ``data.json`` (the files' fingerprints) and the mean atlas's ``metrics.csv`` below
+    ``root/profile/dataset``.
 
     Args:
         data_root: where the real data lie; None: the profile's synthetic cohort, written where it is missing.
@@ -39,7 +41,7 @@ def prepare(
     """
     spec = load_spec(dataset)
     data_root = Path(data_root) if data_root else synthetic_cohort(profile, dataset, progress)
-    faults = check_dataset(spec, data_root)
+    faults = check_dataset(spec, data_root, progress=progress)
     if faults:
         raise BipvlError(
             f"{spec.title} has {len(faults)} faults, the first: {faults[0]} See all with: "
@@ -63,6 +65,7 @@ def prepare(
         progress=progress,
     )
     write_csv(folder / "mean_atlas" / "seed0" / "metrics.csv", table)
+    write_fingerprints(cases, folder / "data.json")
     write_split(split, folder / "split.json")
     return data_root
 

@@ -144,7 +144,7 @@ def _runs(pages: dict[Path, tuple[str, str]], folder: Path) -> str:
                 escape(str(config["seed"])),
                 *seconds,
                 f"{peak:.1f}",
-                escape(str(manifest["commit"])[:12]),
+                escape(", ".join(sorted({str(phase["commit"])[:12] for phase in phases.values()}))),
                 _link(copy, "manifest"),
             ]
         )

@@ -1,15 +1,7 @@
-"""Runs: what decides one result, where it lies, and what was seen while it was made."""
+"""Runs: what decides one result, and where it lies."""
 
 import json
-import platform
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +13,6 @@ from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.errors import BipvlError
 from bipvl.files import write_json
 from bipvl.variants import Variant, get_variant
-
-PACKAGES = ("torch", "monai", "transformers", "accelerate", "numpy", "nibabel")
 
 
 def load_profiles() -> dict[str, dict[str, Any]]:
@@ -124,58 +114,7 @@ class Run:
         """The split, shared by all runs on one dataset at one profile."""
         return self.directory.parents[1] / "split.json"
 
-    @contextmanager
-    def recorded(self, phase: str) -> Iterator[None]:
-        """Add a phase's seconds, peak memory and processes to manifest.json when the block ends.
-
-        Of several processes the first alone writes.
-        """
-        from accelerate import PartialState
-
-        start = time.monotonic()
-        yield
-        processes = PartialState()
-        if not processes.is_main_process:
-            return
-        path = self.directory / "manifest.json"
-        manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        manifest |= environment()
-        manifest.setdefault("phases", {})[phase] = {
-            "seconds": round(time.monotonic() - start, 1),
-            "peak_memory_gib": round(_peak_memory(), 2),
-            "processes": processes.num_processes,
-        }
-        write_json(path, manifest)
-
-
-def _peak_memory() -> float:
-    """GiB at most so far: of the accelerator where there is one that counts, else of this process."""
-    import torch
-
-    with suppress(AttributeError, RuntimeError):  # an older torch, a device that does not count
-        if torch.accelerator.is_available():
-            return torch.accelerator.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def environment() -> dict[str, Any]:
-    """Commit, versions and hardware of this process."""
-    import torch
-
-    return {
-        "commit": _commit(),
-        "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in PACKAGES},
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "accelerator": f"{torch.accelerator.device_count()} × {torch.accelerator.current_accelerator()}",
-    }
-
-
-def _commit() -> str:
-    """The checkout's commit, ``-dirty`` where files differ from it, or the version where it is installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"version {version('bipvl')}"
+    @property
+    def data_path(self) -> Path:
+        """The fingerprints of the dataset's files, beside the split."""
+        return self.split_path.with_name("data.json")

@@ -13,11 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from bipvl.data.crops import TrainingCrops, derive_seed, nested_share, prepared
+from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
 from bipvl.embeddings import take_snapshot
+from bipvl.guard import sole_writer
 from bipvl.infer import make_predictor, predict_volume, to_labels
 from bipvl.losses import Objective
+from bipvl.manifest import recorded
 from bipvl.metrics import class_masks, dice_scores
 from bipvl.model.checkpointing import checkpoint_activations
 from bipvl.progress import Progress, is_trained
@@ -125,25 +128,27 @@ def train(run: Run, data_root: str | Path, *, progress: bool = True) -> None:
     All that is random in step i is drawn from (seed, i): a resumed training equals an uninterrupted one.
 
     Raises:
-        BipvlError: the run's directory holds other settings, or the data do not fit.
+        BipvlError: the run's directory holds other settings, is in use or cannot be written; the data do not
+            fit, or have changed since they were prepared.
     """
-    run.claim()
-    if is_trained(run):
-        return
-    with run.recorded("train"):
-        _train(run, Path(data_root), progress)
+    with sole_writer(run):
+        if is_trained(run):
+            return
+        cases, val, _ = split_cases(run.split_path, run.spec, data_root)
+        with recorded(run, "train", [*cases, *val]):
+            _train(run, cases, val, progress)
 
 
-def _train(run: Run, data_root: Path, progress: bool) -> None:
+def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], progress: bool) -> None:
     config, settings, spec = run.config, run.config["training"], run.spec
     # Which parameters the objective reaches is the same in every step, but need not be all of them.
     wrapping = DistributedDataParallelKwargs(static_graph=True)
     accelerator = Accelerator(mixed_precision=settings["mixed_precision"], kwargs_handlers=[wrapping])
-    parts = _prepared_parts(run, data_root)
+    all_cases, val = (_prepared(run, cases) for cases in (train_cases, val_cases))
     batch = settings["batch_size"] * accelerator.num_processes  # of all processes together
-    epoch = math.ceil(len(parts["train"]) / batch)
+    epoch = math.ceil(len(all_cases) / batch)
     steps = settings["epochs"] * epoch  # as many for a share of the cases as for all
-    cases = nested_share(parts["train"], run.variant.share)
+    cases = nested_share(all_cases, run.variant.share)
     interval = math.ceil(steps / settings["validations"])
 
     set_seed(derive_seed(config["seed"], "weights"))
@@ -166,7 +171,7 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
     done = Progress.resume(run, accelerator)
     texts = prompt_texts(run.variant, spec)
     prompts = network.static_prompts(texts) if run.variant.language else None
-    take_snapshot(run, network, prompts, parts["val"], done.step, accelerator)
+    take_snapshot(run, network, prompts, val, done.step, accelerator)
 
     learner.train()
     loader = accelerator.skip_first_batches(loader, done.step)
@@ -186,20 +191,15 @@ def _train(run: Run, data_root: Path, progress: bool) -> None:
         total, losses = accelerator.reduce((total.detach(), losses), "mean")
         done.add(total, losses, objective.log_variances, optimizer.param_groups[0]["lr"])
         if done.step % interval == 0 or done.step == steps:
-            score = validate(network, run, texts, parts["val"], accelerator)
-            take_snapshot(run, network, prompts, parts["val"], done.step, accelerator)
+            score = validate(network, run, texts, val, accelerator)
+            take_snapshot(run, network, prompts, val, done.step, accelerator)
             done.validated(score, accelerator, network)
             learner.train()
     done.finish(accelerator)
 
 
-def _prepared_parts(run: Run, data_root: Path) -> dict[str, Dataset]:
-    train, val, _ = split_cases(run.split_path, run.spec, data_root)
-    cache = run.split_path.parent / "cache"
-    return {
-        part: prepared(run.spec, cases, run.config["spacing"], cache)
-        for part, cases in (("train", train), ("val", val))
-    }
+def _prepared(run: Run, cases: Sequence[Case]) -> Dataset:
+    return prepared(run.spec, cases, run.config["spacing"], run.split_path.parent / "cache")
 
 
 def validate(

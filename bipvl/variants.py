@@ -146,22 +146,28 @@ def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, An
     from bipvl.model.baselines import Baseline
     from bipvl.model.bipvlseg import BiPVLSeg
 
-    network, channels = settings["network"], len(spec.channels)
     if not variant.language:
         return Baseline(
             name=variant.network or variant.name,
-            in_channels=channels,
+            in_channels=len(spec.channels),
             out_channels=spec.out_channels,
             crop=settings["crop"],
-            **network,
+            **settings["network"],
         )
-    return BiPVLSeg.create(
-        in_channels=channels,
-        num_classes=spec.num_classes,
-        background=not spec.overlapping,
-        preset=variant.preset,
-        **network | settings["language"] | variant.options,
-    )
+    return BiPVLSeg.create(**bipvlseg_arguments(variant, spec, settings))
+
+
+def bipvlseg_arguments(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``BiPVLSeg.create`` for a variant that reads prompts."""
+    return {
+        "in_channels": len(spec.channels),
+        "num_classes": spec.num_classes,
+        "background": not spec.overlapping,
+        "preset": variant.preset,
+        **settings["network"],
+        **settings["language"],
+        **variant.options,
+    }
 
 
 def load_network(variant: Variant, folder: str | Path) -> "nn.Module":

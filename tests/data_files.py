@@ -23,9 +23,10 @@ def image_of(spec: DatasetSpec, shape: tuple[int, ...] = SHAPE, seed: int = 0) -
     return np.random.default_rng(seed).uniform(10, 200, (*shape, *channels)).astype(np.float32)
 
 
-def label_of(spec: DatasetSpec, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Every code of the dataset, and background."""
-    return np.resize(np.array(spec.known_codes, np.int16), shape)
+def label_of(spec: DatasetSpec, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    """Every code of the dataset, and background; a seed above 0 shuffles the voxels."""
+    label = np.resize(np.array(spec.known_codes, np.int16), shape)
+    return np.random.default_rng(seed).permutation(label.ravel()).reshape(shape) if seed else label
 
 
 def dataset_json(spec: DatasetSpec, sections: dict[str, list[str]]) -> dict:
@@ -49,15 +50,15 @@ def write_dataset(spec: DatasetSpec, root: Path, sections: dict[str, list[str]])
     folder = root / spec.folder
     folder.mkdir(parents=True)
     if spec.layout == "paired_files":
-        for i in sections["training"]:
-            save(folder / f"{i}_image.nii.gz", image_of(spec))
-            save(folder / f"{i}_label.nii.gz", label_of(spec))
+        for seed, i in enumerate(sections["training"]):
+            save(folder / f"{i}_image.nii.gz", image_of(spec, seed=seed))
+            save(folder / f"{i}_label.nii.gz", label_of(spec, seed=seed))
         return folder
     content = dataset_json(spec, sections)
     (folder / "dataset.json").write_text(json.dumps(content))
-    for entry in [*content.get("training", []), *content.get("validation", [])]:
-        save(folder / entry["image"], image_of(spec))
-        save(folder / entry["label"], label_of(spec))
+    for seed, entry in enumerate([*content.get("training", []), *content.get("validation", [])]):
+        save(folder / entry["image"], image_of(spec, seed=seed))
+        save(folder / entry["label"], label_of(spec, seed=seed))
     return folder
 
 

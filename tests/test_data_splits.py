@@ -50,6 +50,25 @@ def test_another_seed_is_another_split():
     assert make_split(HEART, cases_of(20), seed=1).test != make_split(HEART, cases_of(20), seed=2).test
 
 
+@given(st.integers(8, 40), st.integers(0, 2**32 - 1))
+def test_a_patient_is_never_in_two_parts(count, seed):
+    cases = [replace(case, patient=f"P{i // 2}") for i, case in enumerate(cases_of(count))]
+    split = make_split(HEART, cases, seed)
+    patient = {case.id: case.patient for case in cases}
+    parts = [{patient[i] for i in ids} for ids in (split.train, split.val, split.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == (count + 1) // 2
+    assert sorted([*split.train, *split.val, *split.test]) == [case.id for case in cases]
+
+
+def test_a_written_split_that_tears_a_patient_apart_is_told(tmp_path):
+    cases, path = cases_of(20), tmp_path / "split.json"
+    split = make_split(HEART, cases, seed=42)
+    write_split(split, path)
+    torn = (split.train[0], split.test[0])
+    with pytest.raises(BipvlError, match=r"split.json has the patient P in two parts"):
+        read_split(path, [replace(case, patient="P") if case.id in torn else case for case in cases])
+
+
 @pytest.mark.parametrize("seed", [0, 42])
 def test_brain_tests_on_the_cases_of_monais_validation_section(seed):
     from monai.apps import DecathlonDataset

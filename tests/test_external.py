@@ -65,7 +65,8 @@ class Cohort:
     def evaluate(self, folder: Path, runs: Path, **fields):
         """Table and run folder of an external that is evaluated below ``runs``."""
         (runs / "smoke" / self.spec.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(self.split, runs / "smoke" / self.spec.name)
+        for name in ("split.json", "data.json"):
+            shutil.copy(self.split.with_name(name), runs / "smoke" / self.spec.name)
         external = self.external(folder, **fields)
         table = evaluate_external(external, profile="smoke", data_root=self.data, root=runs, progress=False)
         return table, runs / "smoke" / self.spec.name / external.name / "seed0"
@@ -326,7 +327,7 @@ def test_a_fault_is_named_before_anything_is_scored_or_written(fault, heart, tmp
     split = tmp_path / "runs" / "smoke" / HEART / "split.json"
     with pytest.raises(BipvlError, match=re.escape(said.format(folder=folder, a=a, b=b, split=split))):
         heart.evaluate(folder, tmp_path / "runs", labels=NAMES[HEART])
-    assert [path.name for path in split.parent.iterdir()] == ["split.json"]
+    assert {path.name for path in split.parent.iterdir()} == {"split.json", "data.json"}
 
 
 def test_a_header_rounded_to_less_than_the_tolerance_is_no_other_grid(heart, tmp_path):

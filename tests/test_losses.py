@@ -232,7 +232,7 @@ def test_alignment_prefers_the_right_text_for_each_class(loss):
 def test_noise_is_added_before_normalising_and_only_where_wanted():
     x = torch.zeros(4000, 8)
     x[:, 0] = 2.0
-    noisy = unit(x, NOISE)
+    noisy = unit(x[None], NOISE)[0]
     assert torch.allclose(noisy.norm(dim=-1), torch.ones(4000))
     assert noisy[:, 1:].std().item() == pytest.approx(NOISE / 2, rel=0.05)  # a longer vector, a smaller angle
     assert torch.equal(unit(x, 0.0), x / 2)

@@ -1,6 +1,7 @@
 """The text encoder: cut into stages, equal to transformers' own models, never random in silence."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 from bipvl.errors import BipvlError
 from bipvl.model.text import (
+    HUB,
     PAPER_CUT,
     WEIGHTS,
     PromptTokens,
@@ -261,3 +263,20 @@ def test_a_prompt_too_long_for_the_encoder_is_refused_not_cut(tiny_tokenizer):
 def test_prompts_of_another_form_are_refused(tiny_tokenizer, prompts):
     with pytest.raises(BipvlError, match="each class needs a list of texts, equally many a class"):
         tokenize(tiny_tokenizer, prompts)
+
+
+@pytest.mark.parametrize("name", ["bert", "biobert", "pubmedbert"])
+def test_hub_models_are_loaded_at_a_fixed_commit(name, monkeypatch):
+    asked = []
+
+    def refuse(path, **options):
+        asked.append((path, options.get("revision")))
+        raise OSError("no network")
+
+    for loader in ("AutoModel", "AutoTokenizer"):
+        monkeypatch.setattr(f"transformers.{loader}.from_pretrained", refuse)
+    for load in (load_backbone, load_tokenizer):
+        with pytest.raises(BipvlError, match="neither a folder nor a hub model that can be reached"):
+            load(name)
+    assert [path for path, _ in asked] == [HUB[name]] * 2
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for _, revision in asked)

@@ -45,7 +45,8 @@ def fresh_run(smoke_runs, tmp_path):
         )
         run.config.update(changes)
         run.split_path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(open_run(smoke_runs, VARIANTS[0]).split_path, run.split_path)
+        for name in ("split.json", "data.json"):
+            shutil.copy2(open_run(smoke_runs, VARIANTS[0]).split_path.with_name(name), run.split_path.parent)
         return run
 
     return make

@@ -85,11 +85,12 @@ def small_baseline(name: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_compared_network_learns_with_all_its_parameters(name):
-    """At the quick profile's size: two cases of two channels, four classes."""
+def test_every_compared_network_learns_with_all_its_parameters_and_is_saved_whole(name, tmp_path):
+    """At the quick profile's size: two cases of two channels, four classes; in training's memory format."""
     torch.manual_seed(0)
     sizes = {"feature_size": 12, "depths": (2, 2), "num_heads": (3, 6), "window_size": 4, "crop": (32,) * 3}
     network = Baseline(name=name, in_channels=2, out_channels=4, **sizes).train()
+    network = network.to(memory_format=torch.channels_last_3d)
     volume = torch.randn(2, 2, 32, 32, 32)
     logits = network(volume)
     assert logits.shape == (2, 4, 32, 32, 32)
@@ -98,6 +99,9 @@ def test_every_compared_network_learns_with_all_its_parameters(name):
     network.eval()
     with torch.no_grad():
         assert torch.allclose(network(volume[:1]), network(volume)[:1], atol=1e-4)  # batch by batch
+        network.save_pretrained(tmp_path)
+        loaded = Baseline.from_pretrained(tmp_path).to(memory_format=torch.channels_last_3d)
+        assert torch.allclose(loaded(volume), network(volume), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.objective or len(v.terms) == 2])

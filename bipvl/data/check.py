@@ -1,117 +1,169 @@
 """The data check: every fault of every case, found before hours are spent on training."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 from tqdm import tqdm
 
-from bipvl.data.labels import code_fault
-from bipvl.data.layouts import Case, declared_cases
-from bipvl.data.prompts import read_prompts
+from bipvl.data.case_check import Finding, check_case
+from bipvl.data.faults import Fault
+from bipvl.data.layouts import Case, cohort_of, extra_files, survey
+from bipvl.data.prompts import prompt_faults
 from bipvl.data.spec import DatasetSpec
+from bipvl.data.splits import read_split
 from bipvl.errors import BipvlError
 
-AFFINE_TOLERANCE = 1e-3  # mm, the rounding of a header's quaternion
+SMALL = 2**25
+"""Bytes on disk up to which a dataset is read by one process: starting several takes about as long."""
+
+Found = Sequence[tuple[Case, Finding]]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with which file, and what to do."""
+def check_dataset(
+    spec: DatasetSpec,
+    data_root: str | Path,
+    prompts: str | Path | None = None,
+    *,
+    split: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> list[Fault]:
+    """All faults of a dataset and its prompts, in the same order every time; empty where all is well.
 
-    file: str
-    fault: str
-    fix: str
+    Every byte is read. Two cases are one where their images hold the same values in the same shape, whatever
+    their type on disk, their compression and their headers are; one turned or resampled is not recognised.
 
-    def __str__(self) -> str:
-        return f"{self.file} {self.fault}; {self.fix}."
+    Tolerances: ``scans.AFFINE_TOLERANCE``, ``scans.FORM_TOLERANCE``, ``case_check.CT_RANGE`` and ``CT_SPAN``.
 
-
-def check_dataset(spec: DatasetSpec, data_root: str | Path, prompts: str | Path | None = None) -> list[Fault]:
-    """All faults of a dataset and its prompts (the YAML's, unless others are given); empty where all is well.
-
-    Reads every voxel, so that files cut short are found.
+    Args:
+        prompts: instead of the YAML's.
+        split: a written split, whose parts are then held against copies and patients; without it the sections
+            of a benchmark whose validation section is the test set.
+        workers: processes, each with one file in memory; without it as many as cores, or one for few bytes.
     """
-    faults = []
-    try:
-        read_prompts(prompts or spec.prompts, spec)
-    except BipvlError as error:
-        faults.append(_as_fault(prompts or spec.prompts, error))
-    try:
-        cases = declared_cases(spec, data_root)
-    except BipvlError as error:
-        return [*faults, _as_fault(Path(data_root) / spec.folder, error)]
-    for case in tqdm(cases, desc=f"checking {spec.name}", disable=None):
-        faults.extend(_check_case(spec, case))
-    return faults
+    faults = [*prompt_faults(prompts or spec.prompts, spec), *_cohort_faults(data_root)]
+    cases, undeclared = survey(spec, data_root)
+    parts, split_faults = _parts(spec, cases, split)
+    faults += [*undeclared, *extra_files(spec, data_root), *split_faults]
+    findings = _check_cases(spec, cases, workers or _workers(cases))
+    bar = tqdm(findings, f"checking {spec.name}", len(cases), unit="case", disable=None if progress else True)
+    found = [*zip(cases, bar, strict=True)]
+    faults += [fault for _, finding in found for fault in finding.faults]
+    return [
+        *faults,
+        *_copies(found, parts),
+        *_torn_patients(cases, parts),
+        *_absent_classes(spec, found, data_root),
+    ]
 
 
-def image_fault(spec: DatasetSpec, shape: Sequence[int], affine: np.ndarray) -> tuple[str, str] | None:
-    """What is wrong with an image of this shape (channels first) and affine, and how to mend it."""
-    if len(shape) != 4:
-        return f"has {len(shape) - 1} spatial axes, but a scan has three", "give one 3D volume"
-    if shape[0] != len(spec.channels):
-        wanted = f"{len(spec.channels)} ({', '.join(spec.channels)})"
-        return f"has {shape[0]} channels, but {spec.title} has {wanted}", "stack the channels in this order"
-    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9):
-        return "has an affine that cannot be inverted", "restore its header from the original scan"
-    return None
-
-
-def grid_fault(
-    image_shape: Sequence[int], image_affine: np.ndarray, label_shape: Sequence[int], label_affine: np.ndarray
-) -> tuple[str, str] | None:
-    """What is wrong with a label map on this grid beside an image on that one (spatial shapes, affines)."""
-    if tuple(image_shape) != tuple(label_shape):
-        found, wanted = (" x ".join(map(str, shape)) for shape in (label_shape, image_shape))
-        return f"is {found} voxels, but its image is {wanted}", "resample the label onto the image"
-    if not (apart := np.abs(np.subtract(image_affine, label_affine)).max()) <= AFFINE_TOLERANCE:
-        return (
-            f"lies elsewhere than its image (affines differ by up to {apart:.3g} mm)",
-            "resample it onto the image or, where only the header is wrong, copy the image's affine",
-        )
-    return None
-
-
-def _check_case(spec: DatasetSpec, case: Case) -> Iterator[Fault]:
-    image = label = None
-    try:
-        image, affine = _read(case.image)
-        channels_first = (1, *image.shape) if image.ndim < 4 else (*image.shape[3:], *image.shape[:3])
-        if fault := image_fault(spec, channels_first, affine):
-            yield Fault(str(case.image), *fault)
-        if not np.isfinite(image).all():
-            yield Fault(str(case.image), "holds voxels that are not finite", "replace them by the background")
-    except BipvlError as error:
-        yield _as_fault(case.image, error)
-    try:
-        label, label_affine = _read(case.label)
-        if fault := code_fault(spec, label):
-            yield Fault(str(case.label), *fault)
-        elif not label.any():
-            yield Fault(str(case.label), "holds background only", "label the case or leave it out")
-    except BipvlError as error:
-        yield _as_fault(case.label, error)
-    if image is None or label is None:
+def _check_cases(spec: DatasetSpec, cases: Sequence[Case], workers: int) -> Iterator[Finding]:
+    """In the cases' order; a case at a time goes to a process that is free."""
+    check = partial(check_case, spec)
+    if workers == 1:
+        yield from map(check, cases)
         return
-    if fault := grid_fault(image.shape[:3], affine, label.shape[:3], label_affine):
-        yield Fault(str(case.label), *fault)
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        raise BipvlError(f"{path} is missing; copy it there, or take its case out of the dataset.")
+    # Spawned, since forking a process whose threads hold locks (torch has such) may hang.
+    context = get_context("spawn")
     try:
-        scan = nib.load(path)
-        data = np.asanyarray(scan.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib each raise their own for a broken file
-        raise BipvlError(f"{path} cannot be read as NIfTI ({error}); fetch or export it again.") from error
-    return (data[..., 0] if data.shape[3:] == (1,) else data), scan.affine
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts) as pool:
+            yield from pool.map(check, cases)
+    except BrokenProcessPool as error:
+        raise BipvlError(
+            "a process that read the data was killed, most likely for lack of memory; give fewer --workers"
+        ) from error
 
 
-def _as_fault(file: str | Path, error: BipvlError) -> Fault:
-    """A BipvlError's sentence, "<file> <fault>; <fix>.", in its parts."""
-    fault, _, fix = str(error).rstrip(".").partition("; ")
-    return Fault(str(file), fault.removeprefix(str(file)).lstrip(": "), fix or "correct it")
+def _leave_interrupts() -> None:
+    """Ctrl-C is the first process's to tell."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _workers(cases: Sequence[Case]) -> int:
+    files = (path for case in cases for path in (case.image, case.label) if os.path.isfile(path))
+    if sum(path.stat().st_size for path in files) <= SMALL:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, len(cases))
+
+
+def _cohort_faults(data_root: str | Path) -> list[Fault]:
+    try:
+        cohort_of(data_root)
+    except BipvlError as error:
+        return [Fault.told(Path(data_root) / "cohort.json", error)]
+    return []
+
+
+def _parts(
+    spec: DatasetSpec, cases: Sequence[Case], split: str | Path | None
+) -> tuple[dict[str, str], list[Fault]]:
+    """The part of the split that each case is in, where one is known, and what is wrong with the split."""
+    if split is None:
+        fixed = spec.split["test"] == "validation"
+        return {case.id: case.section for case in cases if fixed}, []
+    try:
+        drawn = read_split(split, cases)
+    except BipvlError as error:
+        return {}, [Fault.told(split, error)]
+    parts = {i: part for part in ("train", "val", "test") for i in getattr(drawn, part)}
+    left = [case.id for case in cases if case.id not in parts]
+    told = f"leaves out {len(left)} cases of the dataset, such as {left[0]}" if left else ""
+    return parts, [Fault(str(split), told, "delete it to redraw, or take them out")] if left else []
+
+
+def _copies(found: Found, parts: Mapping[str, str]) -> Iterator[Fault]:
+    """Images that are there twice, and label maps that stand beside the images of two patients."""
+    images: dict[str, Case] = {}
+    labels: dict[str, Case] = {}
+    for case, finding in found:
+        image, label = finding.image.digest, finding.label.digest if finding.label.codes else None
+        if image and (first := images.setdefault(image, case)) is not case:
+            told = f"holds the same voxels as {first.image.name}{_where(first, case, parts)}"
+            yield Fault(str(case.image), told, "remove one of the two cases")
+        elif label and (first := labels.setdefault(label, case)).person != case.person:
+            told = f"holds the same labels as {first.label.name}, beside another image"
+            fix = "give each image its own, or tell by 'patient' in the dataset's YAML that both are of one"
+            yield Fault(str(case.label), told, fix)
+
+
+def _torn_patients(cases: Sequence[Case], parts: Mapping[str, str]) -> Iterator[Fault]:
+    """Patients who are trained on and tested on. A drawn split has none, since patients are drawn whole."""
+    first_of: dict[str, Case] = {}
+    for case in cases:
+        first = first_of.setdefault(case.person, case)
+        if where := _where(first, case, parts):
+            told = f"is of the patient {case.person}, as {first.image.name} is{where}"
+            yield Fault(str(case.image), told, "put all cases of a patient into one part")
+
+
+def _where(first: Case, second: Case, parts: Mapping[str, str]) -> str:
+    """In which parts of the split two cases are, if in two."""
+    here, there = parts.get(second.id), parts.get(first.id)
+    return f", across splits ({here} and {there})" if here and there and here != there else ""
+
+
+def _absent_classes(spec: DatasetSpec, found: Found, data_root: str | Path) -> Iterator[Fault]:
+    """Classes with no voxel of their own in any case; told only where every label map could be read.
+
+    A class's second code may be absent: MM-WHS has a stray one in a single case.
+    """
+    codes = [finding.label.codes for _, finding in found]
+    if not codes or None in codes:
+        return
+    present = frozenset().union(*codes)
+    own = spec.own_codes if spec.overlapping else [set(c.codes) for c in spec.classes]
+    absent = [(c.name, min(k)) for c, k in zip(spec.classes, own, strict=True) if not present & k]
+    if absent:
+        names = ", ".join(f"{name} ({code})" for name, code in absent)
+        yield Fault(
+            str(Path(data_root) / spec.folder),
+            f"has no case with a voxel of {names}",
+            "add cases that show it, or take the class out of the dataset's YAML and its prompts",
+        )

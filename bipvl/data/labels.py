@@ -1,11 +1,13 @@
 """Native label codes to what the network is trained on, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
+
+_MEND = "correct the file or the dataset's YAML"
 
 
 def encode(spec: DatasetSpec, codes: np.ndarray, source: str) -> np.ndarray:
@@ -44,19 +46,33 @@ def decode(spec: DatasetSpec, encoded: np.ndarray) -> np.ndarray:
 
 def code_fault(spec: DatasetSpec, codes: np.ndarray) -> tuple[str, str] | None:
     """What is wrong with a dataset's label map, and how to mend it; None where nothing is."""
-    return map_fault(codes, spec.known_codes, "correct the file or the dataset's YAML")
+    return map_fault(codes, spec.known_codes, _MEND)
 
 
 def map_fault(codes: np.ndarray, known_codes: Sequence[int], mend: str) -> tuple[str, str] | None:
     """As `code_fault`, for a label map that may hold these codes; `mend` is how to treat others."""
     if codes.ndim != 3:
         return f"has {codes.ndim} axes, but a label map has three", "keep one 3D volume of codes in it"
+    return _value_fault(distinct_values(codes), known_codes, mend)
+
+
+def value_fault(spec: DatasetSpec, values: np.ndarray) -> tuple[str, str] | None:
+    """As `code_fault`, for the distinct values of a label map."""
+    return _value_fault(values, spec.known_codes, _MEND)
+
+
+def distinct_values(planes: Iterable[np.ndarray]) -> np.ndarray:
+    """The values of a label map, given as its slices, ascending; sorting slices takes less than a volume."""
+    return np.unique(np.concatenate([np.unique(plane) for plane in planes]))
+
+
+def _value_fault(values: np.ndarray, known_codes: Sequence[int], mend: str) -> tuple[str, str] | None:
     with np.errstate(invalid="ignore"):
-        whole = codes.astype(np.int64)
-    if (broken := whole != codes).any():
-        example = codes[broken][0]
+        whole = values.astype(np.int64)
+    if (broken := whole != values).any():
+        example = values[broken][0]
         return f"holds labels that are not whole numbers, such as {example:g}", "export without interpolation"
-    if len(unknown := np.unique(whole[~np.isin(whole, known_codes)])):
+    if len(unknown := whole[~np.isin(whole, known_codes)]):
         found = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
         known = ", ".join(map(str, known_codes))
         return f"holds the undeclared codes {found} (declared: {known})", mend

@@ -4,10 +4,12 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bipvl.data.faults import Fault
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
 
@@ -23,6 +25,12 @@ class Case:
     label: Path
     section: str = "training"
     position: int = 0
+    patient: str = ""
+
+    @property
+    def person(self) -> str:
+        """Who is in the scan; where the dataset's YAML cannot tell, each case counts as another patient."""
+        return self.patient or self.id
 
 
 def list_cases(spec: DatasetSpec, data_root: str | Path) -> list[Case]:
@@ -43,19 +51,49 @@ def list_cases(spec: DatasetSpec, data_root: str | Path) -> list[Case]:
 
 def declared_cases(spec: DatasetSpec, data_root: str | Path) -> list[Case]:
     """As `list_cases`, but a case's files need not be there."""
+    cases, faults = survey(spec, data_root)
+    if faults:
+        raise faults[0].error
+    return cases
+
+
+def survey(spec: DatasetSpec, data_root: str | Path) -> tuple[list[Case], list[Fault]]:
+    """The cases that can be told, sorted by id, each once, and all that is wrong with their declaration."""
     folder = Path(data_root) / spec.folder
-    if not folder.is_dir():
-        raise BipvlError(f"{folder} is not a folder; {spec.title} is expected there, so check the data root.")
-    cases = _READERS[spec.layout](spec, folder)
-    if spec.case_numbers:
-        first, last = spec.case_numbers
-        cases = [case for case in cases if first <= _number(case, folder) <= last]
-    if not cases:
-        raise BipvlError(f"{folder} holds no case of {spec.title}; expected the layout '{spec.layout}'.")
-    case_id, count = Counter(case.id for case in cases).most_common(1)[0]
-    if count > 1:  # it could be trained on and tested on
-        raise BipvlError(f"{folder} lists the case {case_id} {count} times; each case may be listed once.")
-    return sorted(cases, key=lambda case: case.id)
+    if not os.path.isdir(folder):
+        fix = f"{spec.title} is expected there, so check the data root"
+        return [], [Fault(str(folder), "is not a folder", fix)]
+    found: list[Case | Fault] = []
+    for entry in _READERS[spec.layout](spec, folder):
+        found += [entry] if isinstance(entry, Fault) else _placed(spec, folder, entry)
+    faults = [entry for entry in found if isinstance(entry, Fault)]
+    cases = sorted((entry for entry in found if isinstance(entry, Case)), key=lambda case: case.id)
+    if not found:
+        fix = f"expected the layout '{spec.layout}'"
+        faults.append(Fault(str(folder), f"holds no case of {spec.title}", fix))
+    for case_id, count in Counter(case.id for case in cases).items():
+        if count > 1:  # it could be trained on and tested on
+            faults.append(Fault(str(folder), f"lists the case {case_id} {count} times", "list it once"))
+    return [*{case.id: case for case in cases}.values()], faults
+
+
+def extra_files(spec: DatasetSpec, data_root: str | Path) -> list[Fault]:
+    """Scans that lie among the cases' own but belong to none, so that they would be left out in silence.
+
+    Hidden files, other kinds of file and cases that the dataset does not take by their number are not meant.
+    """
+    folder = Path(data_root) / spec.folder
+    entries = _READERS[spec.layout](spec, folder) if os.path.isdir(folder) else ()
+    own = {path for case in entries if isinstance(case, Case) for path in (case.image, case.label)}
+    if not own:
+        return []
+    listed = own | (_named_in_json(folder) if spec.layout == "dataset_json" else set())
+    return [
+        Fault(str(path), "belongs to no case", f"{_JOIN[spec.layout]}, or move it elsewhere")
+        for place in sorted({path.parent for path in own})
+        for path in sorted(place.glob("[!.]*"))
+        if path not in listed and _is_scan(path) and _takes(spec, _number(_stem(path)))
+    ]
 
 
 def cohort_of(data_root: str | Path) -> str:
@@ -70,61 +108,103 @@ def cohort_of(data_root: str | Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; BipvlError where there is none."""
+    """A JSON file's object; BipvlError where there is none, or one that names a key twice."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_twins)
     except FileNotFoundError as error:
         raise BipvlError(f"{path} is missing; check the path, or fetch it again.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BipvlError(f"{path} cannot be read as JSON ({error}); fetch or write it again.") from error
     if not isinstance(content, dict):
         raise BipvlError(f"{path} must hold a JSON object, but holds a {type(content).__name__}.")
     return content
 
 
-def _from_dataset_json(spec: DatasetSpec, folder: Path) -> list[Case]:
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values; of a key that is there twice, JSON's own reader would drop the first."""
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the key '{twice[0]}' is there twice")
+    return dict(pairs)
+
+
+def _from_dataset_json(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
     path = folder / "dataset.json"
-    content = read_json(path)
-    _check_names(spec, content, path)
-    cases = []
-    for section in SECTIONS:
-        for position, entry in enumerate(content.get(section, [])):
-            if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
-                raise BipvlError(f"{path}: entry {position} of '{section}' must hold an image and a label.")
-            image, label = (_inside(folder, entry[key], path) for key in ("image", "label"))
-            cases.append(Case(re.sub(r"\.nii(\.gz)?$", "", image.name), image, label, section, position))
-    return cases
+    try:
+        content = read_json(path)
+    except BipvlError as error:
+        yield Fault.told(path, error)
+        return
+    yield from _name_faults(spec, content, path)
+    listed = {section: content.get(section, []) for section in SECTIONS}
+    found = [entry for section in SECTIONS for entry in _from_section(listed[section], section, path)]
+    yield from found
+    cases = [entry for entry in found if isinstance(entry, Case)]
+    ids = {case.id for case in cases}
+    for case in cases:
+        if (other := _stem(case.label)) in ids - {case.id}:
+            told = f"gives the image of {case.id} the label map of {other}"
+            yield Fault(str(path), told, "pair each image with its own")
 
 
-def _from_paired_files(spec: DatasetSpec, folder: Path) -> list[Case]:
-    names = [path.name for path in folder.glob("[!.]*.nii.gz")]
-    ids = sorted(
-        {match[1] for name in names if (match := re.fullmatch(r"(.+)_(image|label)\.nii\.gz", name))}
-    )
-    return [
-        Case(i, folder / f"{i}_image.nii.gz", folder / f"{i}_label.nii.gz", position=position)
-        for position, i in enumerate(ids)
-    ]
+def _from_section(entries: Any, section: str, path: Path) -> list[Case | Fault]:
+    if not isinstance(entries, list):
+        return [Fault(str(path), f"has no list under '{section}'", "list an image and a label a case there")]
+    return [_from_entry(entry, section, position, path) for position, entry in enumerate(entries)]
 
 
+def _from_entry(entry: Any, section: str, position: int, path: Path) -> Case | Fault:
+    """A case of dataset.json, or what is wrong with it."""
+    keys = ("image", "label")
+    if not (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys)):
+        told = f"lacks a path in its entry {position} of '{section}'"
+        return Fault(str(path), told, "each must hold an image and a label")
+    if outside := [entry[key] for key in keys if not _inside(path.parent, entry[key])]:
+        told = f"names {outside[0]}, outside its own folder"
+        return Fault(str(path), told, f"paths must stay below {path.parent}")
+    image, label = (_below(path.parent, entry[key]) for key in keys)
+    return Case(_stem(image), image, label, section, position)
+
+
+def _from_paired_files(spec: DatasetSpec, folder: Path) -> Iterator[Case]:
+    ids = sorted({match[1] for path in folder.glob("[!.]*") if (match := _PAIRED.fullmatch(path.name))})
+    for position, i in enumerate(ids):
+        yield Case(i, folder / f"{i}_image.nii.gz", folder / f"{i}_label.nii.gz", position=position)
+
+
+_PAIRED = re.compile(r"(.+)_(image|label)\.nii\.gz")
 _READERS = {"dataset_json": _from_dataset_json, "paired_files": _from_paired_files}
 
 
-def _check_names(spec: DatasetSpec, content: dict, path: Path) -> None:
+def _placed(spec: DatasetSpec, folder: Path, case: Case) -> Iterator[Case | Fault]:
+    """A case with its patient, nothing where the dataset does not take it, or why neither can be told."""
+    number, match = _number(case.id), re.match(spec.patient or "()", case.id)
+    if spec.case_numbers and number is None:
+        told = f"holds the case {case.id}, which does not end in a number"
+        yield Fault(str(folder), told, "the dataset chooses its cases by number, so rename it")
+    elif spec.patient and not (match and match[1]):
+        told = f"holds the case {case.id}, whose patient '{spec.patient}' does not tell"
+        yield Fault(str(folder), told, "rename it, or correct 'patient' in the dataset's YAML")
+    elif _takes(spec, number):
+        yield replace(case, patient=match[1] if match else "")
+
+
+def _name_faults(spec: DatasetSpec, content: dict, path: Path) -> Iterator[Fault]:
     """The file's names for codes and channels must be the declared ones: a number alone proves nothing."""
     labels, channels = content.get("labels"), content.get("modality")
     if not isinstance(labels, dict) or not set(labels) >= {str(code) for code in spec.code_names}:
-        raise BipvlError(f"{path} must have 'labels' that name the codes {sorted(spec.code_names)}.")
-    for code, name in labels.items():
+        told = f"must have 'labels' that name the codes {sorted(spec.code_names)}"
+        yield Fault(str(path), told, "restore the file, or correct 'code_names' in the dataset's YAML")
+    for code, name in labels.items() if isinstance(labels, dict) else ():
         accepted = spec.code_names.get(int(code) if code.isdecimal() else -1, ())
         if code != "0" and plain_name(name) not in map(plain_name, accepted):
             expected = f"expected '{accepted[0]}'" if accepted else f"{spec.title} declares no such code"
-            raise BipvlError(f"{path} calls label {code} '{name}'; {expected}: is this the right dataset?")
+            told = f"calls label {code} '{name}'"
+            yield Fault(str(path), told, f"{expected}, so see whether this is the right dataset")
     if len(spec.channels) > 1 and isinstance(channels, dict):
         found = [channels.get(str(i)) for i in range(len(channels))]
         if [*map(plain_name, found)] != [*map(plain_name, spec.channels)]:
-            raise BipvlError(
-                f"{path} has the channels {found}; expected {list(spec.channels)} in this order."
+            yield Fault(
+                str(path), f"has the channels {found}", f"expected {list(spec.channels)} in this order"
             )
 
 
@@ -133,19 +213,45 @@ def plain_name(name: object) -> str:
     return " ".join(str(name).casefold().replace("_", " ").split())
 
 
-def _inside(folder: Path, relative: object, source: Path) -> Path:
+_JOIN = {
+    "dataset_json": "list it in dataset.json",
+    "paired_files": "call it ID_image.nii.gz or ID_label.nii.gz",
+}
+
+
+def _named_in_json(folder: Path) -> set[Path]:
+    """Every file that dataset.json names, unlabelled test scans and halves of entries among them."""
+    content = read_json(folder / "dataset.json")
+    sections = [content[key] for key in (*SECTIONS, "test") if isinstance(content.get(key), list)]
+    entries = [entry for section in sections for entry in section]
+    paths = [path for entry in entries for path in (entry.values() if isinstance(entry, dict) else [entry])]
+    return {_below(folder, path) for path in paths if isinstance(path, str) and _inside(folder, path)}
+
+
+def _below(folder: Path, relative: str) -> Path:
     # Lexical on purpose: a folder that is a link to another disk is fine, "../" or "/etc" in the file is not.
-    path = Path(os.path.normpath(folder / str(relative)))
-    if not path.is_relative_to(os.path.normpath(folder)):
-        raise BipvlError(
-            f"{source} names {relative}, outside its own folder; paths must stay below {folder}."
-        )
-    return path
+    return Path(os.path.normpath(folder / relative))
 
 
-def _number(case: Case, folder: Path) -> int:
-    if not (digits := re.search(r"\d+$", case.id)):
-        raise BipvlError(
-            f"{folder}: the case {case.id} does not end in a number, by which it would be chosen."
-        )
-    return int(digits[0])
+def _inside(folder: Path, relative: str) -> bool:
+    return _below(folder, relative).is_relative_to(os.path.normpath(folder))
+
+
+def _is_scan(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+
+
+def _number(case_id: str) -> int | None:
+    return int(digits[0]) if (digits := re.search(r"\d+$", case_id)) else None
+
+
+def _takes(spec: DatasetSpec, number: int | None) -> bool:
+    """Whether a dataset takes the cases of a number; None where it cannot be told."""
+    if spec.case_numbers is None or number is None:
+        return True
+    first, last = spec.case_numbers
+    return first <= number <= last

@@ -1,9 +1,11 @@
 """The prompt table: for each class a title and five visually observable concepts."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bipvl.data.faults import Fault
 from bipvl.data.spec import ClassSpec, DatasetSpec
 from bipvl.errors import BipvlError
 
@@ -37,23 +39,21 @@ def read_prompts(path: str | Path, spec: DatasetSpec | None = None) -> PromptTab
     """Read a prompt CSV (UTF-8; further columns are ignored) and, given a spec, check it against the classes.
 
     Raises:
-        BipvlError: unreadable file, a column missing, an empty cell, a row too many or too few, a title that
-            does not contain its class's name.
+        BipvlError: unreadable file, a column missing or there twice, an empty cell, a cell too many; a row
+            too many or too few, one title twice, a title that does not contain its class's name.
     """
-    path = Path(path)
-    rows = _read(path)
-    if spec:
-        if len(rows) != spec.num_classes:
-            raise BipvlError(
-                f"{path} has {len(rows)} rows; {spec.title} has {spec.num_classes} classes, a row each."
-            )
-        for number, (row, c) in enumerate(zip(rows, spec.classes, strict=True), start=1):
-            if not _names(row["Title"], c):
-                raise BipvlError(
-                    f"{path}: the title of row {number}, '{row['Title']}', does not contain '{c.name}'; "
-                    f"the rows must follow the order of the classes of {spec.title}."
-                )
-    return PromptTable(path.stem, rows)
+    rows, faults = _read(Path(path), spec)
+    if faults:
+        raise faults[0].error
+    return PromptTable(Path(path).stem, tuple({name: row[name] for name in COLUMNS} for row in rows))
+
+
+def prompt_faults(path: str | Path, spec: DatasetSpec) -> list[Fault]:
+    """All that is wrong with a prompt CSV at once."""
+    try:
+        return _read(Path(path), spec)[1]
+    except BipvlError as error:
+        return [Fault.told(path, error)]
 
 
 def default_prompts(spec: DatasetSpec) -> PromptTable:
@@ -61,26 +61,60 @@ def default_prompts(spec: DatasetSpec) -> PromptTable:
     return read_prompts(spec.prompts, spec)
 
 
-def _read(path: Path) -> tuple[dict[str, str], ...]:
+def _read(path: Path, spec: DatasetSpec | None) -> tuple[list[dict[str, str]], list[Fault]]:
+    """The rows, each a mapping of columns to cells, and what is wrong with them."""
+    header, lines = _lines(path)
+    rows = [dict(zip(header, line, strict=False)) for line in lines]
+    told = [*_cell_faults(header, lines), *(_class_faults(rows, spec) if spec else ())]
+    return rows, [Fault(str(path), *parts) for parts in told]
+
+
+def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and filled lines; BipvlError where there are no such, or a column is missing or there twice."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *lines = list(csv.reader(file, strict=True)) or [[]]
+            header, *lines = [[*map(str.strip, line)] for line in csv.reader(file, strict=True)] or [[]]
     except UnicodeDecodeError as error:
         raise BipvlError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8'.") from error
     except (OSError, csv.Error) as error:
         raise BipvlError(
             f"{path} cannot be read as CSV ({error}); expected the columns {', '.join(COLUMNS)}."
         ) from error
-    header = [name.strip() for name in header]
     if missing := [name for name in COLUMNS if name not in header]:
-        raise BipvlError(f"{path} lacks the columns {', '.join(missing)}; it must have {', '.join(COLUMNS)}.")
-    rows = []
-    for number, line in enumerate((line for line in lines if any(map(str.strip, line))), start=1):
-        cells = dict(zip(header, map(str.strip, line), strict=False))
-        if empty := [name for name in COLUMNS if not cells.get(name)]:
-            raise BipvlError(f"{path}: row {number} has no text under {', '.join(empty)}; fill it in.")
-        rows.append({name: cells[name] for name in COLUMNS})
-    return tuple(rows)
+        hint = ", separated by commas" if len(header) == 1 and header[0] else ""
+        raise BipvlError(
+            f"{path} lacks the columns {', '.join(missing)}; it must have {', '.join(COLUMNS)}{hint}."
+        )
+    if twice := [name for name in COLUMNS if header.count(name) > 1]:
+        raise BipvlError(f"{path} has the column {twice[0]} twice; keep one of them.")
+    return header, [line for line in lines if any(line)]
+
+
+def _cell_faults(header: list[str], lines: list[list[str]]) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, start=1):
+        cells = dict(zip(header, line, strict=False))
+        if any(line[len(header) :]):
+            told = f"does not fit its columns: row {number} has {len(line)} cells, the header {len(header)}"
+            yield told, "put a text that holds a comma in quotes"
+        elif empty := [name for name in COLUMNS if not cells.get(name)]:
+            yield f"is incomplete: row {number} has no text under {', '.join(empty)}", "fill it in"
+
+
+def _class_faults(rows: list[dict[str, str]], spec: DatasetSpec) -> Iterator[tuple[str, str]]:
+    """A row a class in order, no row of none, no title twice."""
+    titles = [row.get("Title", "") for row in rows]
+    if len(rows) != spec.num_classes:
+        yield f"has {len(rows)} rows", f"{spec.title} has {spec.num_classes} classes, a row each"
+    for number, title in enumerate(titles, start=1):
+        if not any(_names(title, c) for c in spec.classes):
+            known = ", ".join(c.name for c in spec.classes)
+            yield f"matches no class with the title of row {number}, '{title}'", f"the classes are {known}"
+        if title in titles[: number - 1]:
+            yield f"has the title of row {number}, '{title}', twice", "give each class its own row"
+    for number, (title, c) in enumerate(zip(titles, spec.classes, strict=False), start=1):
+        if len(rows) == spec.num_classes and not _names(title, c):
+            told = f"is out of order: the title of row {number}, '{title}', does not contain '{c.name}'"
+            yield told, f"the rows must follow the order of the classes of {spec.title}"
 
 
 def _names(title: str, c: ClassSpec) -> bool:

@@ -2,7 +2,11 @@
 
 import difflib
 import math
+import os
 import re
+import reprlib
+import textwrap
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import combinations
@@ -41,6 +45,8 @@ class DatasetSpec:
         augmentation: some of AUGMENTATIONS.
         split: {"test": "validation" (the benchmark's own section) or a share, "val": a share of the rest}.
         nsd_tolerance: of the normalised surface Dice, mm.
+        patient: regular expression at the beginning of a case's id, its one group the patient; a split keeps
+            a patient's cases together. None: nothing tells, and each case counts as a patient of its own.
     """
 
     name: str
@@ -59,6 +65,7 @@ class DatasetSpec:
     augmentation: dict[str, Any] = field(default_factory=dict)
     case_numbers: tuple[int, int] | None = None
     code_names: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    patient: str | None = None
 
     @property
     def num_classes(self) -> int:
@@ -113,12 +120,23 @@ def load_spec(name: str | Path) -> DatasetSpec:
 
 def _read(path: Path) -> dict:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BipvlError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except Exception as error:  # a date or number that is none raises its constructor's own
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
+        raise BipvlError(f"{path} cannot be read as YAML: {reason}; correct it.") from error
     if not isinstance(raw, dict):
         raise BipvlError(f"{path} holds no fields; write it like {_SPECS / 'amos22.yaml'}.")
     return raw
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, but a key that is there twice is an error: the first would silently be dropped."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key, count in Counter(keys).items() if count > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"the field '{twice[0]}' is there twice")
+        return super().construct_mapping(node, deep)
 
 
 def _parse(raw: dict, path: Path) -> DatasetSpec:
@@ -135,13 +153,15 @@ def _parse(raw: dict, path: Path) -> DatasetSpec:
         parse, expected = _FIELDS[key]
         try:
             values[key] = parse(value)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise BipvlError(f"{path}: '{key}' must be {expected}, but is {value!r}.") from error
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, re.error) as error:
+            raise BipvlError(f"{path}: '{key}' must be {expected}, but is {reprlib.repr(value)}.") from error
     values["prompts"] = path.parent / values["prompts"]
     if not values.get("overlapping") and not values.get("code_names"):
         values["code_names"] = {code: (c.name, *c.aliases) for c in values["classes"] for code in c.codes}
     spec = DatasetSpec(**values)
     _check_codes(spec, path)
+    if spec.split["test"] == "validation" and spec.layout != "dataset_json":
+        raise BipvlError(f"{path}: 'split' takes the test cases from a section; only dataset.json has any.")
     return spec
 
 
@@ -177,6 +197,19 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_text(v) for v in _ensure(value, isinstance(value, list) and bool(value)))
 
 
+def _distinct_texts(value: Any) -> tuple[str, ...]:
+    return _ensure(_texts(value), len(set(value)) == len(value))
+
+
+def _folder(value: Any) -> str:
+    path = os.path.normpath(_text(value))
+    return _ensure(_text(value), not (os.path.isabs(path) or path.startswith("..")))
+
+
+def _patient(value: Any) -> str:
+    return _ensure(value, re.compile(_text(value)).groups == 1)
+
+
 def _number(value: Any) -> float:
     _ensure(value, isinstance(value, (int, float)) and not isinstance(value, bool))
     return float(_ensure(value, math.isfinite(value)))
@@ -195,17 +228,21 @@ def _code(value: Any) -> int:
     return _ensure(value, type(value) is int and 0 < value < 2**15)
 
 
-def _classes(value: Any) -> tuple[ClassSpec, ...]:
-    classes = tuple(
-        ClassSpec(
-            name=_text(c["name"]),
-            codes=tuple(_code(v) for v in _ensure(c["codes"], isinstance(c["codes"], list) and c["codes"])),
-            aliases=_texts(c["aliases"]) if "aliases" in c else (),
-        )
-        for c in _ensure(value, isinstance(value, list) and bool(value))
-        if _ensure(c, set(c) <= {"name", "codes", "aliases"})
+def _class(value: Any) -> ClassSpec:
+    codes = _ensure(value, isinstance(value, dict) and set(value) <= {"name", "codes", "aliases"})["codes"]
+    return ClassSpec(
+        name=_text(value["name"]),
+        codes=tuple(_code(v) for v in _ensure(codes, isinstance(codes, list) and bool(codes))),
+        aliases=_texts(value["aliases"]) if "aliases" in value else (),
     )
-    return _ensure(classes, len({c.name for c in classes}) == len(classes))
+
+
+def _classes(value: Any) -> tuple[ClassSpec, ...]:
+    classes = tuple(_class(c) for c in _ensure(value, isinstance(value, list) and bool(value)))
+    names = [name for c in classes for name in {n.casefold() for n in (c.name, *c.aliases)}]
+    return _ensure(
+        classes, len(set(names)) == len(names) and all(len({*c.codes}) == len(c.codes) for c in classes)
+    )
 
 
 def _spacing(value: Any) -> tuple[float, ...]:
@@ -242,12 +279,12 @@ _FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "name": (lambda v: _ensure(v, re.fullmatch(r"[\w-]+", v)), "one word of letters, digits, _ and -"),
     "title": (_text, "a text"),
     "modality": (lambda v: _ensure(v, v in ("CT", "MR")), "CT or MR"),
-    "channels": (_texts, "a list of the image channels' names, such as [CT]"),
-    "folder": (_text, "the dataset's folder below the data root"),
+    "channels": (_distinct_texts, "a list of the image channels' names, each once, such as [CT]"),
+    "folder": (_folder, "the dataset's folder below the data root"),
     "layout": (lambda v: _ensure(v, v in LAYOUTS), f"one of {', '.join(LAYOUTS)}"),
     "classes": (
         _classes,
-        "a list such as [{name: spleen, codes: [1]}], names distinct, codes from 1 to 32767",
+        "a list such as [{name: spleen, codes: [1]}], names and aliases distinct, codes from 1 to 32767",
     ),
     "overlapping": (lambda v: _ensure(v, isinstance(v, bool)), "true or false"),
     "spacing": (_spacing, "three positive numbers (mm)"),
@@ -261,4 +298,5 @@ _FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda v: {_code(code): _texts(names) for code, names in v.items()},
         "a mapping of codes to lists of names, such as {1: [edema]}",
     ),
+    "patient": (_patient, r"a regular expression with one group, such as '(P\d+)_'"),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,21 @@ def make_split(spec: DatasetSpec, cases: Sequence[Case], seed: int) -> Split:
 
     A share is drawn as MONAI's DecathlonDataset draws its "validation" section (section order, rounded down):
     with the same seed the test cases are the very same. The val share follows; each part has a case at least.
+    Where the dataset's YAML tells patients apart, they are drawn in place of cases: none is in two parts.
 
     Raises:
         BipvlError: too few cases for three parts.
     """
     pool = sorted((case for case in cases if case.section == "training"), key=lambda case: case.position)
-    order = np.arange(len(pool))
-    np.random.RandomState(seed).shuffle(order)
-    drawn = [pool[i].id for i in order]
+    people: dict[str, list[str]] = {}
+    for case in pool:
+        people.setdefault(case.person, []).append(case.id)
+    drawn = [*people.values()]
+    np.random.RandomState(seed).shuffle(order := np.arange(len(drawn)))
+    drawn = [drawn[i] for i in order]
     rule = spec.split
     if rule["test"] == "validation":
-        test = [case.id for case in cases if case.section == "validation"]
+        test = [[case.id] for case in cases if case.section == "validation"]
     else:
         count = max(1, int(len(drawn) * rule["test"]))
         test, drawn = drawn[:count], drawn[count:]
@@ -48,7 +53,7 @@ def make_split(spec: DatasetSpec, cases: Sequence[Case], seed: int) -> Split:
         raise BipvlError(
             f"{spec.title}: {len(cases)} cases are too few for training, validation and test; add some."
         )
-    return Split(spec.name, seed, *(tuple(sorted(part)) for part in (train, val, test)))
+    return Split(spec.name, seed, *(tuple(sorted(chain(*part))) for part in (train, val, test)))
 
 
 def split_cases(
@@ -76,23 +81,31 @@ def read_split(path: str | Path, cases: Sequence[Case]) -> Split:
     """Read a split and hold it against the cases.
 
     Raises:
-        BipvlError: not a split file, a case in two parts, a case that is not there.
+        BipvlError: not a split file, a case in two parts, a case that is not there, a patient in two parts.
     """
     path = Path(path)
     content = read_json(path)
     try:
         parts = [tuple(content[part]) for part in ("train", "val", "test")]
         split = Split(content["dataset"], content["seed"], *parts)
+        ids = [i for part in parts for i in part]
+        if not all(isinstance(i, str) for i in ids):
+            raise TypeError(ids)
     except (KeyError, TypeError) as error:
         raise BipvlError(
             f"{path} is not a split (dataset, seed, train, val, test); delete it to redraw."
         ) from error
-    ids = [i for part in parts for i in part]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise BipvlError(f"{path} has {', '.join(twice)} more than once; a case may be in one part only.")
     if gone := sorted(set(ids) - {case.id for case in cases}):
         raise BipvlError(
             f"{path} names {', '.join(gone[:5])}{' …' if len(gone) > 5 else ''}, which the dataset has not; "
             "was it drawn on other data? Delete it to redraw, or restore the cases."
+        )
+    person = {case.id: case.person for case in cases}
+    people = [{person[i] for i in part} for part in parts]
+    if torn := sorted(set.union(*(a & b for a, b in combinations(people, 2)))):
+        raise BipvlError(
+            f"{path} has the patient {torn[0]} in two parts; delete it to redraw, which keeps patients whole."
         )
     return split

@@ -29,9 +29,9 @@ from monai.transforms import (
     Transform,
 )
 
-from bipvl.data.check import grid_fault, image_fault
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
+from bipvl.data.scans import grid_fault, image_fault
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
 

@@ -100,7 +100,10 @@ def _dynunet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
     filters = [min(channels, 320) for channels in size.levels(2 * size.width)]
     halvings = [2] * (len(filters) - 1)
     kernels = [3] * len(filters)
-    return DynUNet(3, in_channels, out_channels, kernels, [1, *halvings], halvings, filters=filters)
+    network = DynUNet(3, in_channels, out_channels, kernels, [1, *halvings], halvings, filters=filters)
+    for twice in ("input_block", "downsamples", "bottleneck", "upsamples"):
+        delattr(network, twice)  # it runs, and registers, them through its skip layers too
+    return network
 
 
 def _unetr(in_channels: int, out_channels: int, size: Size) -> nn.Module:

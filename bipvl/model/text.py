@@ -24,6 +24,13 @@ HUB = {
 }
 """Short names of the text encoders that the paper compares; PubMedBERT is its choice."""
 
+REVISIONS = {
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "dmis-lab/biobert-v1.1": "551ca18efd7f052c8dfa0b01c94c2a8e68bc5488",
+    "NeuML/pubmedbert-base-embeddings": "b79526d6ef3645e0df4530322e266f24c829f5ef",
+}
+"""Hub id → the commit that is loaded; of others what the hub holds at the time."""
+
 LAYERS = {"bert": "encoder.layer", "distilbert": "transformer.layer"}
 """Where each family that can be cut keeps its transformer layers."""
 
@@ -141,6 +148,23 @@ def source_path(source: str) -> str:
     return str(MODEL_DIR)
 
 
+def text_config(source: str) -> tuple[dict[str, Any], str]:
+    """A text encoder's config without its weights or a network, and "" or what stands in for it.
+
+    One that is not on this machine is taken to be of BERT's base size (``clinicalbert``: DistilBERT's).
+    """
+    from transformers import AutoConfig, BertConfig, DistilBertConfig
+
+    path = source_path(source)
+    try:
+        found = AutoConfig.from_pretrained(path, revision=REVISIONS.get(path), local_files_only=True)
+    except (OSError, ValueError):
+        distilled = path == HUB["clinicalbert"]
+        config = DistilBertConfig() if distilled else BertConfig()
+        return config.to_dict(), f"{'DistilBERT' if distilled else 'BERT'} of base size for {path}"
+    return found.to_dict(), ""
+
+
 def load_backbone(source: str) -> nn.Module:
     """Load a pretrained transformers model; tensors that are missing or do not fit are an error."""
     from transformers import AutoModel
@@ -148,7 +172,10 @@ def load_backbone(source: str) -> nn.Module:
     path = source_path(source)
     try:
         backbone, info = AutoModel.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True
+            path,
+            revision=REVISIONS.get(path),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise BipvlError(_not_loadable(source)) from error
@@ -190,8 +217,9 @@ def load_tokenizer(source: str) -> Any:
     """The tokenizer of a hub id or folder; one without a vocabulary is an error."""
     from transformers import AutoTokenizer
 
+    path = source_path(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source_path(source))
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=REVISIONS.get(path))
     except (OSError, ValueError) as error:
         raise BipvlError(f"no tokenizer could be loaded for {source}; {_not_loadable(source)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a missing file

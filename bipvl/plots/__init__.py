@@ -21,6 +21,7 @@ from bipvl.plots.costs import draw_bench
 from bipvl.plots.curves import draw_training_curves, training_curves
 from bipvl.plots.diagrams import draw_architecture, draw_bifusion
 from bipvl.plots.differences import draw_ablation
+from bipvl.plots.efficiency import draw_efficiency
 from bipvl.plots.inside import attention_table, draw_word_attention
 from bipvl.plots.pixels import failures_table, qualitative_table, samples_table, slice_table
 from bipvl.plots.robustness import draw_prompt_robustness
@@ -59,6 +60,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "architecture": draw_architecture,
     "bifusion": draw_bifusion,
     "ablation": draw_ablation,
+    "efficiency": draw_efficiency,
     "prompt_robustness": draw_prompt_robustness,
     "claims": draw_claims,
     "similarity": draw_similarity,

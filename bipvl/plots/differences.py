@@ -22,11 +22,12 @@ def draw_ablation(table: pd.DataFrame) -> Figure:
     reference = variant_title(table["reference"].iloc[0])
     for axes in grid[-1]:
         axes.set_xlabel(f"difference in mean Dice to {reference}")
+    seeds = ", thin: over seeds and cases" if table["nested_low"].notna().any() else ""
     style.caption(
         figure,
         f"{provenance(table)} Mean over test cases of the paired difference to {reference}, right of the "
-        "line: better than it; bars: 95 % bootstrap interval (BCa) over cases. p: Wilcoxon signed-rank test "
-        "with Holm's correction over all rows of the figure. On the scan's own grid.",
+        f"line: better than it; bars: 95 % bootstrap interval (BCa) over cases{seeds}. p: Wilcoxon's signed-"
+        "rank test with Holm's correction over all rows of the figure. On the scan's own grid.",
     )
     return figure
 
@@ -34,7 +35,8 @@ def draw_ablation(table: pd.DataFrame) -> Figure:
 def _panel(axes: Axes, table: pd.DataFrame) -> None:
     places = np.arange(len(table))[::-1]
     for place, row in zip(places, table.itertuples(), strict=True):
-        axes.plot([row.difference_low, row.difference_high], [place] * 2, color="#0072b2", lw=1.5)
+        axes.plot([row.nested_low, row.nested_high], [place] * 2, color="#0072b2", lw=0.6)
+        axes.plot([row.difference_low, row.difference_high], [place] * 2, color="#0072b2", lw=1.8)
         axes.plot(row.difference, place, "D", color="#0072b2", ms=4)
         axes.annotate(
             f"p = {row.p_holm:.2g}" if np.isfinite(row.p_holm) else "",

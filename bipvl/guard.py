@@ -1,0 +1,76 @@
+"""One writer a run directory: no two at once, nothing left lying about, a full disk told in a sentence."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from bipvl.errors import BipvlError
+from bipvl.runs import Run
+
+UNWRITABLE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EEXIST", "ENOTDIR")
+    if hasattr(errno, name)
+}
+"""What the system says where a disk is full or a folder cannot be written."""
+WRITERS = ("PytorchStreamWriter", "inline_container", "iostream error", "I/O error", "os error")
+"""In what torch and safetensors say where the system would not let them write."""
+TEMPORARY = re.compile(r"\.\d+\..+|\.state-done")
+"""Names that ``bipvl.files`` and ``bipvl.progress`` give to what is not whole yet, or no longer needed."""
+
+
+@contextmanager
+def sole_writer(run: Run) -> Iterator[None]:
+    """Write the run's config, keep its directory for this process, and clear what killed ones left half done.
+
+    Of several processes of one launch the first alone holds the directory.
+
+    Raises:
+        BipvlError: another process works there; it holds other settings; it cannot be written.
+    """
+    from accelerate import PartialState
+
+    lock = FileLock(run.directory / ".lock")
+    try:
+        if not PartialState().is_main_process:
+            yield
+            return
+        run.claim()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BipvlError(
+                f"{run.directory} is being worked on by another process; wait for it, or stop it first"
+            ) from None
+        _clear(run)
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _unwritable(error):
+            raise
+        raise BipvlError(
+            f"{run.directory} cannot be written ({_reason(error)}); free some space there or make it "
+            "writable: the same command goes on from what is saved"
+        ) from error
+    finally:
+        lock.release()
+
+
+def _clear(run: Run) -> None:
+    for path in [*run.directory.rglob(".*")]:
+        if TEMPORARY.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _unwritable(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in UNWRITABLE
+    return any(words in str(error) for words in WRITERS)
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or "a write failed"

@@ -1,0 +1,79 @@
+"""Trainings that are killed (SIGKILL) and started again, from processes that have imported all they need."""
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bipvl.runs import Run
+
+RESULTS = ("config.json", "history.csv", "model/*", "embeddings/*")
+"""What must have the same bytes, however often a training was killed."""
+
+
+def start(target: Callable, *args: object) -> multiprocessing.Process:
+    """A process of its own, forked from one that has done the imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bipvl.train"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def train_in_process(run: Run, data_root: Path) -> multiprocessing.Process:
+    """Start (or go on with) a training in a process of its own."""
+    return start(_train, run.directory, run.config, data_root)
+
+
+def train_with_kills(run: Run, data_root: Path, moments: Iterable[float]) -> int:
+    """Train to the end, killed so many seconds after each start; returns the kills that hit it at work."""
+    kills = 0
+    for seconds in moments:
+        process = train_in_process(run, data_root)
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+    process = train_in_process(run, data_root)
+    process.join()
+    assert process.exitcode == 0, f"the training that goes on ended with {process.exitcode}"
+    return kills
+
+
+def survive(kills: int, whole: Run, new_run: Callable[[int], Run], data_root: Path, seed: int) -> int:
+    """Train again and again, each time killed at random moments, until killed so often; counts trainings.
+
+    Each must end with the bytes of ``whole``, which is trained first, undisturbed.
+    """
+    seconds, draw, trainings = seconds_of_training(whole, data_root), random.Random(seed), 0
+    while kills > 0:
+        run = new_run(trainings)
+        kills -= train_with_kills(run, data_root, [draw.uniform(0, seconds) for _ in range(4)])
+        assert results(run) == results(whole), f"training {trainings} ended with other bytes"
+        trainings += 1
+    return trainings
+
+
+def seconds_of_training(run: Run, data_root: Path) -> float:
+    """How long an undisturbed training takes, imports aside."""
+    start(int).join()
+    begin = time.monotonic()
+    train_with_kills(run, data_root, [])
+    return time.monotonic() - begin
+
+
+def results(run: Run) -> dict[str, bytes]:
+    """The bytes of a run's results by their names."""
+    paths = sorted(path for pattern in RESULTS for path in run.directory.glob(pattern))
+    return {str(path.relative_to(run.directory)): path.read_bytes() for path in paths}
+
+
+def _train(directory: Path, config: dict, data_root: Path) -> None:
+    import torch
+
+    from bipvl.train import train
+
+    torch.set_num_threads(1)
+    train(Run(directory, config), data_root, progress=False)

@@ -1,0 +1,148 @@
+"""A batch means the same to one process as to several that share it; so do the cases of an evaluation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bipvl.data.layouts import list_cases
+from bipvl.data.spec import load_spec
+from bipvl.data.splits import Split, write_split
+from bipvl.data.synthetic import synthesize
+from bipvl.errors import BipvlError
+from bipvl.fingerprints import write_fingerprints
+from bipvl.losses import Objective
+from bipvl.progress import Progress
+from bipvl.runs import Run
+from bipvl.variants import ALL_TERMS
+
+PROGRAM = Path(__file__).with_name("train_and_evaluate.py")
+VARIANTS = ("bipvlseg", "segmentation_alone")
+"""The second's objective does not reach all parameters of its network."""
+
+
+def start(folder: Path, data_root: Path, processes: int) -> subprocess.Popen:
+    """The program with a global batch of two, on CPUs (gloo), whatever else the machine has."""
+    cases = [f"ct_train_{number}" for number in range(1001, 1007)]
+    split = Split("mmwhs_ct", 0, train=tuple(cases[:2]), val=(cases[2],), test=tuple(cases[3:]))
+    write_split(split, folder / "smoke" / "mmwhs_ct" / "split.json")
+    data = list_cases(load_spec("mmwhs_ct"), data_root)
+    write_fingerprints(data, folder / "smoke" / "mmwhs_ct" / "data.json")
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, "-m", *launcher] if processes > 1 else [sys.executable]
+    return subprocess.Popen(
+        [*command, PROGRAM, data_root, folder, str(2 // processes), *VARIANTS],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Runs by variant, of one process and of two: two cases to train on, one to validate, three to test."""
+    root = tmp_path_factory.mktemp("distributed")
+    synthesize("mmwhs_ct", root / "data", cases=6, size=(32, 32, 32), progress=False)
+    programs = {processes: start(root / str(processes), root / "data", processes) for processes in (1, 2)}
+    for program in programs.values():
+        told, _ = program.communicate()
+        assert program.returncode == 0, told
+    home = {processes: root / str(processes) / "smoke" / "mmwhs_ct" for processes in programs}
+    return {v: [Run.open(home[processes] / v / "seed0") for processes in (1, 2)] for v in VARIANTS}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_processes_lose_and_learn_as_one_with_the_same_global_batch(both, variant):
+    alone, shared = (pd.read_csv(run.directory / "history.csv") for run in both[variant])
+    assert len(alone) == 3 and alone["total"].is_unique
+    pd.testing.assert_frame_equal(alone, shared, rtol=0, atol=1e-5)
+    mine, other = (load_file(run.model_folder / "model.safetensors") for run in both[variant])
+    assert mine.keys() == other.keys()
+    assert max(float((mine[name] - other[name]).abs().max()) for name in mine) < 1e-5
+
+
+def test_two_processes_score_each_of_three_cases_once(both):
+    alone, shared = (run.directory for run in both["bipvlseg"])
+    tables = [pd.read_csv(folder / "metrics.csv", keep_default_na=False) for folder in (alone, shared)]
+    assert tables[0]["case"].nunique() == 3
+    pd.testing.assert_frame_equal(*tables, rtol=0, atol=1e-5)
+    assert {path.name for path in (alone / "predictions").iterdir()} == {
+        path.name for path in (shared / "predictions").iterdir()
+    }
+
+
+def test_the_manifest_tells_how_many_shared_the_work(both):
+    for processes, run in zip((1, 2), both["bipvlseg"], strict=True):
+        phases = pd.read_json(run.directory / "manifest.json", typ="series")["phases"]
+        assert {name: phase["processes"] for name, phase in phases.items()} == {
+            "train": processes,
+            "evaluate": processes,
+        }
+
+
+def test_a_training_goes_on_with_as_many_processes_as_it_had(tmp_path):
+    run = Run(tmp_path, {})
+    for name in ("random_states_0.pkl", "random_states_1.pkl"):
+        path = tmp_path / "state" / "step-00000004" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(BipvlError, match=r"by 2 process\(es\) so far and now there are 3; go on with 2"):
+        Progress.resume(run, SimpleNamespace(num_processes=3))
+
+
+# Why it holds: what is drawn at random is the same for every sample, and a loss is a mean over samples.
+
+
+def test_a_sample_is_computed_alike_in_whatever_batch(tiny_bipvlseg, tiny_tokens):
+    network = tiny_bipvlseg().train()
+    volumes = torch.randn(3, 1, 16, 16, 24)
+
+    def forward(batch):
+        torch.manual_seed(1)
+        return network(batch, tiny_tokens())
+
+    together = forward(volumes)
+    for k in range(3):
+        alone = forward(volumes[k : k + 1])
+        for name in ("logits", "class_logits", "visual", "text"):
+            assert torch.allclose(getattr(together, name)[k], getattr(alone, name)[0], atol=1e-4), name
+    torch.manual_seed(2)
+    assert not torch.allclose(network(volumes, tiny_tokens()).text, together.text, atol=1e-4)  # it is drawn
+
+
+@pytest.mark.parametrize("dataset", ["mmwhs_ct", "msd_brain"])
+def test_the_loss_of_a_batch_is_the_mean_over_its_samples(dataset):
+    spec = load_spec(dataset)
+    classes, channels = spec.num_classes, spec.out_channels
+    objective = Objective(
+        terms=ALL_TERMS, overlapping=spec.overlapping, class_weights=torch.rand(channels) + 0.1
+    )
+    random = torch.Generator().manual_seed(0)
+    shapes = {
+        "logits": (3, channels, 8, 8, 8),
+        "class_logits": (3, channels, 27),
+        "visual": (3, classes, 16),
+        "text": (3, classes, 6, 16),
+    }
+    output = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    if spec.overlapping:
+        target = torch.randint(0, 2, (3, channels, 8, 8, 8), generator=random)
+    else:  # another mixture of classes in each sample
+        target = torch.stack([torch.randint(0, 2 + 2 * k, (1, 8, 8, 8), generator=random) for k in range(3)])
+
+    def loss(rows):
+        torch.manual_seed(1)
+        return objective(SimpleNamespace(**{n: t[rows] for n, t in output.items()}), target[rows])
+
+    total, losses = loss(slice(None))
+    each = [loss(slice(k, k + 1)) for k in range(3)]
+    assert total.item() == pytest.approx(sum(t.item() for t, _ in each) / 3, abs=1e-6)
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(sum(one[name].item() for _, one in each) / 3, abs=1e-6), name

@@ -1,0 +1,108 @@
+"""Killed at any moment, started again, a training ends with the bytes of one that never was; and alone."""
+
+import json
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from killing import results, survive, train_in_process, train_with_kills
+
+from bipvl.errors import BipvlError
+from bipvl.evaluate import evaluate
+from bipvl.runs import Run
+from bipvl.train import train
+
+
+@pytest.fixture
+def new_run(smoke_runs, tmp_path):
+    """A run of the smoke profile that has not begun, in a place of its own."""
+
+    def make(name: str = "runs", variant: str = "bipvlseg") -> Run:
+        where = {"profile": "smoke", "dataset": smoke_runs.dataset, "data_root": smoke_runs.data_root}
+        run = Run.plan(**where, variant=variant, seed=0, root=tmp_path / name)
+        run.split_path.parent.mkdir(parents=True)
+        for file in ("split.json", "data.json"):
+            shutil.copy(smoke_runs.runs / "smoke" / smoke_runs.dataset / file, run.split_path.parent)
+        return run
+
+    return make
+
+
+def test_killed_at_ten_random_moments_trainings_end_with_the_same_bytes(smoke_runs, new_run):
+    trainings = survive(10, new_run("whole"), lambda i: new_run(f"run{i}"), smoke_runs.data_root, seed=0)
+    assert trainings >= 3  # of at most four kills each
+
+
+def test_what_a_killed_process_left_half_done_is_cleared(smoke_runs, new_run):
+    run = new_run()
+    for name in (".4711.history.csv", "predictions/.4711.a.nii.gz", ".state-done/step-1/x", ".4711.model/x"):
+        path = run.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    train_with_kills(run, smoke_runs.data_root, [])
+    assert {path.name for path in run.directory.rglob(".*")} == {".lock"}
+    left = {path.name for path in run.directory.iterdir()}
+    assert (
+        left >= {"config.json", "history.csv", "manifest.json", "model", "embeddings"} and "state" not in left
+    )
+
+
+def test_a_second_process_on_a_run_directory_is_told_so_and_stops(smoke_runs, new_run):
+    run = new_run()
+    run.directory.mkdir(parents=True)
+    with FileLock(run.directory / ".lock"):
+        for work in (train, evaluate):
+            with pytest.raises(BipvlError, match="seed0 is being worked on by another process; wait for it"):
+                work(run, smoke_runs.data_root, progress=False)
+    assert {path.name for path in run.directory.iterdir()} == {".lock", "config.json"}
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond a limit, as on a full disk; yields what sets it (bytes, None: none)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(size: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
+
+    yield limit
+    limit(None)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 1_000_000])
+def test_a_full_disk_stops_in_a_sentence_and_loses_nothing(size, smoke_runs, new_run, small_files):
+    whole, full = new_run("whole"), new_run("full")
+    train(whole, smoke_runs.data_root, progress=False)
+    small_files(size)
+    with pytest.raises(BipvlError, match=r"seed0 cannot be written \(.*\); free some space") as caught:
+        train(full, smoke_runs.data_root, progress=False)
+    assert "\n" not in str(caught.value)
+    small_files(None)
+    train(full, smoke_runs.data_root, progress=False)
+    assert results(full) == results(whole)
+
+
+def test_a_folder_that_cannot_be_written_is_told(smoke_runs, new_run):
+    run = new_run()
+    run.directory.parent.mkdir(parents=True)
+    run.directory.touch()  # a file is in the way; a folder without permission does not stop root
+    with pytest.raises(BipvlError, match="seed0 cannot be written"):
+        train(run, smoke_runs.data_root, progress=False)
+    assert run.directory.is_file()
+
+
+def test_the_manifest_of_a_killed_training_is_that_of_the_process_that_ended_it(smoke_runs, new_run):
+    run = new_run()
+    process = train_in_process(run, smoke_runs.data_root)
+    process.join(0.5)
+    process.kill()
+    process.join()
+    assert not Path(run.directory, "manifest.json").exists()
+    train_with_kills(run, smoke_runs.data_root, [])
+    manifest = json.loads((run.directory / "manifest.json").read_text(encoding="utf-8"))
+    assert list(manifest["phases"]) == ["train"]
