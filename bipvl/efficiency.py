@@ -51,10 +51,10 @@ def _grouped(runs: Iterable[Run]) -> Iterable[Iterable[Run]]:
 
 def _row(seeds: Sequence[Run], cases: pd.Series) -> tuple:
     """One variant's row (columns MEASURED)."""
-    from bipvl.costs import measure
+    from bipvl.costs import measure, window_operations
 
     run, home = seeds[0], (seeds[0].directory.parents[1].name, seeds[0].variant.name)
-    cost = measure(run.variant, run.spec, run.config)
+    what = (run.variant, run.spec, run.config)
     phases = [_phases(run) for run in seeds]
     seconds = [
         phase["evaluate"]["seconds"] * phase["evaluate"]["processes"] / cases[*home, run.config["seed"]]
@@ -63,7 +63,7 @@ def _row(seeds: Sequence[Run], cases: pd.Series) -> tuple:
     memory = max(phase["train"]["peak_memory_gib"] for phase in phases)
     machines = "; ".join(sorted({_machine(phase[name]) for phase in phases for name in phase}))
     means = (sum(seconds) / len(seconds), memory, machines)
-    return (*home, run.variant.language, cost.parameters, cost.window, *means)
+    return (*home, run.variant.language, measure(*what).parameters, window_operations(*what), *means)
 
 
 def _phases(run: Run) -> dict:

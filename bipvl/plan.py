@@ -109,13 +109,13 @@ def windows(volume: Iterable[int], crop: Iterable[int], overlap: float) -> int:
 
 
 def operations(cost: "Cost", split: Split, settings: Mapping[str, Any]) -> float:
-    """All of a run's: its training steps, its validations, its test."""
+    """All of a run's: its training steps, its validations, its test (a window: a forward pass)."""
     training, overlap, crop = settings["training"], settings["overlap"], settings["crop"]
     volume = settings.get("cohort", {}).get("size") or VOLUMES.get(split.dataset, VOLUME)
     steps = training["epochs"] * ceil(len(split.train) / training["batch_size"])
     validated = training["validations"] * len(split.val) * windows(volume, crop, overlap["validation"])
     tested = len(split.test) * windows(volume, crop, overlap["test"])
-    return steps * cost.step + (validated + tested) * cost.window
+    return steps * cost.step + (validated + tested) * cost.forward / training["batch_size"]
 
 
 def gpu_hours(operations: float) -> float:

@@ -20,6 +20,8 @@ from bipvl.losses import (
     hard_negative_nce,
     info_nce,
     local_alignment_loss,
+    released_global_alignment_loss,
+    released_local_alignment_loss,
     segmentation_loss,
     unit,
 )
@@ -41,6 +43,10 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
 def unit_vectors(seed: int, batch: int, classes: int, texts: int) -> tuple[torch.Tensor, torch.Tensor]:
     visual, text = normal(seed, batch, classes, 8), normal(seed + 1, batch, classes, texts, 8)
     return unit(visual, 0.0), unit(text, 0.0)
+
+
+def test_the_settings_are_the_papers():
+    assert (TEMPERATURE, NOISE, HARD_NEGATIVES) == (0.2, 0.01, 3)
 
 
 # --- segmentation -----------------------------------------------------------------------------------------
@@ -90,6 +96,38 @@ def test_overlapping_segmentation_loss_equals_an_independent_formula(seed, batch
     assert loss.item() == pytest.approx(dice.mean() + entropy.mean(), abs=1e-4)
 
 
+@quick
+@given(seed=seeds, batch=st.integers(1, 3), channels=st.integers(2, 5))
+def test_class_weights_weigh_each_samples_own_mean(seed, batch, channels):
+    """A sample of a rare class counts as much as one of a common class; Dice knows no weights."""
+    logits = normal(seed, batch, channels, 4, 3, 5)
+    target = np.random.default_rng(seed).integers(0, channels, (batch, 1, 4, 3, 5))
+    weights = 0.1 + np.random.default_rng(seed).random(channels)
+    cost = -np.log(np.take_along_axis(softmax(logits.double().numpy(), 1), target, 1)).reshape(batch, -1)
+    w = weights[target].reshape(batch, -1)
+    expected = ((w * cost).sum(1) / w.sum(1)).mean() - cost.mean()
+    plain, weighted = (
+        segmentation_loss(logits, torch.from_numpy(target), overlapping=False, class_weights=given_weights)
+        for given_weights in (None, torch.from_numpy(weights).float())
+    )
+    assert (weighted - plain).item() == pytest.approx(expected, abs=1e-4)
+
+
+@quick
+@given(seed=seeds, batch=st.integers(1, 3), channels=st.integers(1, 4))
+def test_class_weights_weigh_a_channels_own_voxels_where_classes_overlap(seed, batch, channels):
+    logits = normal(seed, batch, channels, 4, 3, 5)
+    t = np.random.default_rng(seed).integers(0, 2, (batch, channels, 4, 3, 5))
+    weights = 0.1 + np.random.default_rng(seed).random(channels)
+    cost = t * np.log1p(np.exp(-logits.double().numpy()))  # −log p of what lies in the class
+    expected = ((weights.reshape(-1, 1, 1, 1) - 1) * cost).mean()
+    plain, weighted = (
+        segmentation_loss(logits, torch.from_numpy(t), overlapping=True, class_weights=given_weights)
+        for given_weights in (None, torch.from_numpy(weights).float())
+    )
+    assert (weighted - plain).item() == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("overlapping", [False, True])
 def test_a_perfect_segmentation_costs_nothing(overlapping):
     target = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (2, 1, 4, 4, 4)))
@@ -115,6 +153,15 @@ def test_class_embedding_loss_follows_the_decoder_at_every_position():
     turned = 50.0 * torch.nn.functional.one_hot(classes.transpose(1, 3).flatten(1), 4).transpose(1, 2)
     assert class_embedding_loss(turned, logits).item() > 1
     assert class_embedding_loss(torch.zeros(2, 4, 27), logits).item() == pytest.approx(math.log(4))
+
+
+def test_class_embedding_loss_takes_the_class_of_each_cells_mean_logits():
+    """From 8³ to 4³ voxels: each cell of the coarser grid is centred between 2³ of the finer."""
+    logits, class_logits = normal(2, 2, 3, 8, 8, 8), normal(3, 2, 3, 64)
+    means = logits.unfold(2, 2, 2).unfold(3, 2, 2).unfold(4, 2, 2).flatten(5).mean(-1)
+    target = means.argmax(1).flatten(1)
+    cost = -class_logits.log_softmax(1).gather(1, target[:, None])
+    assert class_embedding_loss(class_logits, logits).item() == pytest.approx(cost.mean().item(), rel=1e-5)
 
 
 def test_class_embedding_loss_sends_no_gradient_into_the_decoder():
@@ -191,35 +238,51 @@ def test_hard_negative_loss_can_reach_zero(classes):
 
 
 @quick
-@given(seed=seeds, batch=st.integers(1, 2), classes=st.integers(1, 6), texts=st.integers(1, 6))
-def test_global_alignment_equals_an_independent_formula(seed, batch, classes, texts):
+@given(
+    seed=seeds,
+    batch=st.integers(1, 2),
+    classes=st.integers(1, 6),
+    texts=st.integers(1, 6),
+    tau=st.sampled_from((TEMPERATURE, 0.7)),
+)
+def test_global_alignment_equals_an_independent_formula(seed, batch, classes, texts, tau):
     visual, text = unit_vectors(seed, batch, classes, texts)
     terms = []
     for v, t in zip(visual.double().numpy(), text.double().numpy(), strict=True):
         summary = []
         for c in range(classes):
-            weight = softmax(t[c] @ v[c] / TEMPERATURE, 0)  # over the class's own texts
+            weight = softmax(t[c] @ v[c] / tau, 0)  # over the class's own texts
             mix = weight @ t[c]
             summary.append(mix / np.linalg.norm(mix))
-        s = np.array(summary) @ v.T / TEMPERATURE
+        s = np.array(summary) @ v.T / tau
         match = np.arange(classes)
         terms.append(-np.log(softmax(s, 1)[match, match]) - np.log(softmax(s, 0)[match, match]))
-    assert global_alignment_loss(visual, text).item() == pytest.approx(np.mean(terms) / 2, abs=1e-4)
+    assert global_alignment_loss(visual, text, temperature=tau).item() == pytest.approx(
+        np.mean(terms) / 2, abs=1e-4
+    )
 
 
 @quick
-@given(seed=seeds, batch=st.integers(1, 2), classes=st.integers(1, 6), texts=st.integers(1, 4))
-def test_local_alignment_equals_an_independent_formula(seed, batch, classes, texts):
+@given(
+    seed=seeds,
+    batch=st.integers(1, 2),
+    classes=st.integers(1, 6),
+    texts=st.integers(1, 4),
+    tau=st.sampled_from((TEMPERATURE, 0.7)),
+    hard=st.sampled_from((1, HARD_NEGATIVES, None)),
+)
+def test_local_alignment_equals_an_independent_formula(seed, batch, classes, texts, tau, hard):
     visual, text = unit_vectors(seed, batch, classes, texts)
     costs = []
     for b in range(batch):
         for k in range(texts):
-            s = (text[b, :, k] @ visual[b].T / TEMPERATURE).double().numpy()
+            s = (text[b, :, k] @ visual[b].T / tau).double().numpy()
             for m in (s, s.T):
                 for c in range(classes):
-                    hard = np.sort(np.delete(m[c], c))[::-1][:HARD_NEGATIVES]
-                    costs.append(np.log(np.exp(m[c, c]) + np.exp(hard).sum()) - m[c, c])
-    assert local_alignment_loss(visual, text).item() == pytest.approx(np.mean(costs), abs=1e-4)
+                    hardest = np.sort(np.delete(m[c], c))[::-1][:hard]
+                    costs.append(np.log(np.exp(m[c, c]) + np.exp(hardest).sum()) - m[c, c])
+    loss = local_alignment_loss(visual, text, temperature=tau, hard=hard)
+    assert loss.item() == pytest.approx(np.mean(costs), abs=1e-4)
 
 
 @pytest.mark.parametrize("loss", [global_alignment_loss, local_alignment_loss])
@@ -235,7 +298,15 @@ def test_noise_is_added_before_normalising_and_only_where_wanted():
     noisy = unit(x[None], NOISE)[0]
     assert torch.allclose(noisy.norm(dim=-1), torch.ones(4000))
     assert noisy[:, 1:].std().item() == pytest.approx(NOISE / 2, rel=0.05)  # a longer vector, a smaller angle
+    before = torch.get_rng_state()
     assert torch.equal(unit(x, 0.0), x / 2)
+    assert torch.equal(torch.get_rng_state(), before)  # nothing is drawn where no noise is wanted
+
+
+def test_all_samples_of_a_batch_get_the_same_noise():
+    first, *others = unit(torch.ones(4, 3, 8), 0.5)
+    assert all(torch.equal(first, other) for other in others)
+    assert not torch.allclose(first[0], first[1])
 
 
 # --- weighting and the whole ------------------------------------------------------------------------------
@@ -308,3 +379,67 @@ def test_objective_has_only_the_terms_it_was_given():
     _, losses = Objective(terms=("segmentation", "alignment"), overlapping=False)(output_of(0), target)
     assert set(losses) == {"segmentation", "global_alignment", "local_alignment", "alignment"}
     assert torch.equal(losses["alignment"], losses["global_alignment"] + losses["local_alignment"])
+
+
+def test_two_terms_are_weighted_already():
+    objective = Objective(terms=("segmentation", "alignment"), overlapping=False)
+    assert set(objective.log_variances) == {"segmentation", "alignment"}
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_objective_weighs_classes_but_does_not_save_the_weights(overlapping):
+    """They are the run's configuration, not its state."""
+    output, weights = output_of(0), torch.tensor([0.2, 1.0, 3.0, 0.5, 2.0])
+    random = np.random.default_rng(0)
+    shape = (2, 5 if overlapping else 1, 6, 6, 6)
+    target = torch.from_numpy(random.integers(0, 2 if overlapping else 5, shape))
+    objective = Objective(terms=("segmentation",), overlapping=overlapping, class_weights=weights)
+    expected = segmentation_loss(output.logits, target, overlapping=overlapping, class_weights=weights)
+    assert torch.equal(objective(output, target)[0], expected)
+    assert not objective.state_dict()
+
+
+SETTINGS = {"noise": 0.3, "temperature": 0.6, "hard": 1}
+
+
+def alignment_of(output: SimpleNamespace, preset: object = "paper", **settings: float) -> tuple[dict, tuple]:
+    """The named terms under these settings, and the noisy vectors that they were drawn with."""
+    objective = Objective(
+        terms=("segmentation", "alignment"), overlapping=False, preset=preset, **SETTINGS | settings
+    )
+    torch.manual_seed(3)
+    _, losses = objective(output, torch.zeros(2, 1, 6, 6, 6))
+    torch.manual_seed(3)
+    return losses, tuple(unit(x, objective.noise) for x in (output.visual, output.text))
+
+
+def test_objective_hands_its_settings_on():
+    losses, noisy = alignment_of(output_of(0))
+    assert torch.equal(losses["global_alignment"], global_alignment_loss(*noisy, temperature=0.6))
+    assert torch.equal(losses["local_alignment"], local_alignment_loss(*noisy, temperature=0.6, hard=1))
+
+
+def test_weights_over_classes_is_the_released_global_term_alone():
+    output = output_of(0)
+    losses, noisy = alignment_of(output, ["weights_over_classes"], noise=0)
+    expected = released_global_alignment_loss(output.visual, output.text, temperature=0.6, noise=0)
+    assert torch.equal(losses["global_alignment"], expected)
+    assert not torch.isclose(expected, global_alignment_loss(*noisy, temperature=0.6))
+    assert torch.equal(losses["local_alignment"], local_alignment_loss(*noisy, temperature=0.6, hard=1))
+
+
+def test_easy_negatives_is_the_released_local_term_alone():
+    losses, noisy = alignment_of(output_of(0), ["easy_negatives"])
+    expected = released_local_alignment_loss(*noisy, temperature=0.6)
+    assert torch.equal(losses["local_alignment"], expected)
+    assert not torch.isclose(expected, local_alignment_loss(*noisy, temperature=0.6, hard=1))
+    assert torch.equal(losses["global_alignment"], global_alignment_loss(*noisy, temperature=0.6))
+
+
+@pytest.mark.parametrize("preset, penalty", [("paper", 0.5), ("released", 1.0), (["doubled_penalty"], 1.0)])
+def test_the_penalty_is_the_presets(preset, penalty):
+    objective = Objective(terms=ALL_TERMS, overlapping=False, preset=preset)
+    for log_variance in objective.log_variances.values():
+        log_variance.data.fill_(2.0)
+    nothing = dict.fromkeys(ALL_TERMS, torch.tensor(0.0))
+    assert objective.weighting(nothing).item() == pytest.approx(3 * 2 * penalty)

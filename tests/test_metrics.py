@@ -38,6 +38,7 @@ def test_equal_masks_score_perfectly():
     truth = box((4, 4, 4), (14, 14, 14))
     found = scores(truth, truth)
     assert [found["left ventricle", m].value for m in ("dice", "hd95_mm", "nsd")] == [1.0, 0.0, 1.0]
+    assert all(type(s.value) is float for s in found.values())
 
 
 @pytest.mark.parametrize("tolerance, expected", [(0.5, "some"), (2.0, "all")])
@@ -61,6 +62,28 @@ def test_a_class_in_one_mask_alone_is_the_worst_score_and_flagged(missing, flag)
 def test_a_class_in_neither_is_not_scored():
     empty = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
     assert scores(empty, empty) == {}
+
+
+def test_a_class_in_neither_does_not_hide_those_after_it():
+    truth = box((4, 4, 4), (8, 8, 8), value=1) + box((10, 10, 10), (16, 16, 16), value=3)
+    found = scores(truth, truth)
+    assert {name for name, _ in found} == {SPEC.classes[0].name, SPEC.classes[2].name}
+
+
+def test_dice_of_a_class_in_one_mask_alone_is_0_and_in_neither_is_not_a_number():
+    there, empty = box((4, 4, 4), (8, 8, 8)) > 0, torch.zeros(1, 24, 24, 24, dtype=torch.bool)
+    pairs = (there, empty), (empty, there), (there, there), (empty, empty)
+    dice = dice_scores(*(torch.cat(masks) for masks in zip(*pairs, strict=True)))
+    assert dice[:3].tolist() == [0, 0, 1] and dice[3].isnan()
+
+
+def test_a_spacing_or_channels_too_few_are_refused():
+    """Else a miss would cost another diagonal, or a class would go without its score."""
+    there, empty = box((4, 4, 4), (8, 8, 8)), torch.zeros(1, 24, 24, 24, dtype=torch.uint8)
+    with pytest.raises(ValueError):
+        scores(empty, there, spacing=(1.0, 1.0))
+    with pytest.raises(ValueError):
+        scores(there, there, spec=load_spec("msd_brain"))
 
 
 def test_overlapping_classes_are_scored_each_by_itself():

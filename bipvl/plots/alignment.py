@@ -186,6 +186,10 @@ def _listed(counts: pd.Series) -> str:
     return ", ".join(map(str, counts))
 
 
+NEAR = 0.08
+"""Share of a map's extent that two numbers keep between them."""
+
+
 def draw_embedding_map(table: pd.DataFrame) -> Figure:
     """A row a dataset, a column a snapshot: columns of ``embedding_table``."""
     table = table.assign(concept=table["concept"].fillna(""))
@@ -217,8 +221,12 @@ def _shown_steps(part: pd.DataFrame) -> list[int]:
 
 
 def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
-    """A snapshot: classes' visual vectors (numbered) with the way they came, their texts tied to them."""
-    now = part[part["step"] == step]
+    """A snapshot: classes' visual vectors with the way they came, their texts tied to them.
+
+    A number stands where it does not lie on another's.
+    """
+    now, extent = part[part["step"] == step], np.ptp(part[["x", "y"]].to_numpy(), axis=0).max()
+    numbered: list[np.ndarray] = []
     for number, (name, of_class) in enumerate(now.groupby("class", sort=False)):
         colour = style.class_colour(number)
         own, texts = of_class[of_class["concept"] == ""], of_class[of_class["concept"] != ""]
@@ -229,6 +237,9 @@ def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
         way = part[(part["class"] == name) & (part["concept"] == "") & (part["step"] <= step)]
         axes.plot(way["x"], way["y"], color=colour, lw=0.8, ls=(0, (2, 1)), zorder=2)
         axes.plot(*place, "D", ms=5, color=colour, mec="black", mew=0.5, zorder=4)
+        if any(np.hypot(*(place - other)) < NEAR * extent for other in numbered):
+            continue
+        numbered.append(place)
         axes.annotate(
             str(number + 1),
             place,
