@@ -1,7 +1,7 @@
 """Many runs: as jobs of a Slurm cluster, and side by side on one machine."""
 
-import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import yaml
 from test_workflow import ROOT, snakemake, write_experiments, write_notebook
 
 PROFILE = ROOT / "notebooks" / "slurm" / "config.yaml"
+NO_PLUGIN = "snakemake-executor-plugin-slurm is not installed"
 
 
 def test_the_profile_is_edited_in_two_places():
@@ -19,23 +20,46 @@ def test_the_profile_is_edited_in_two_places():
     assert content["executor"] == "slurm"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
-    reason="snakemake-executor-plugin-slurm is not installed",
-)
 def test_every_notebook_would_be_a_job_of_the_cluster(tmp_path):
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason=NO_PLUGIN)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    code, told = snakemake(
-        tmp_path, "--dry-run", "--profile", "notebooks/slurm", PROFILE="paper", STUDY="main"
-    )
+    flags = ("--dry-run", "--profile", "notebooks/slurm")
+    code, told = snakemake(tmp_path, *flags, PROFILE="paper", STUDY="main")
     assert code == 0, told
-    jobs = dict(re.findall(r"^rule (\w+):\n(.*?)^\n", told, re.MULTILINE | re.DOTALL))
-    assert {"prepare_amos22", "run_amos22", "study"} <= jobs.keys()
-    for rule, job in jobs.items():
-        words = re.search(r"resources: (.*)", job)[1]
-        for word in ("slurm_account=YOUR_ACCOUNT", "slurm_partition=YOUR_PARTITION", "runtime=", "mem_mb="):
-            assert word in words, rule
-        assert ("gpu=1" in words) == rule.startswith("run_"), rule
+    jobs = re.findall(r"^rule (\w+):\n.*?^    resources: (.*?)$", told, re.MULTILINE | re.DOTALL)
+    assert len(jobs) > 50 and {"prepare_amos22", "run_amos22", "study"} <= {rule for rule, _ in jobs}
+    for rule, resources in jobs:
+        for name in ("slurm_account=", "slurm_partition=", "runtime=1440", "cpus_per_task=8"):
+            assert name in resources, rule
+        assert ("gpu=1" in resources) == rule.startswith("run_"), rule
+
+
+def test_a_job_is_submitted_with_the_profiles_account_and_partition(tmp_path, monkeypatch):
+    """To an sbatch that notes what it is given and refuses."""
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason=NO_PLUGIN)
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    for command in ("sbatch", "sacct", "squeue", "scontrol", "sacctmgr", "sshare", "sinfo"):
+        (bin / command).write_text(
+            f"#!/bin/sh\necho {command} $* >> {tmp_path}/told\n[ {command} != sbatch ]\n"
+        )
+        (bin / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin}:{os.environ['PATH']}")
+    prepared = tmp_path / "runs" / "quick" / "mmwhs_mr"
+    for name in ("data.ipynb", "split.json", "mean_atlas/seed0/metrics.csv"):
+        (prepared / name).parent.mkdir(parents=True, exist_ok=True)
+        (prepared / name).touch()
+    flags = ("--profile", "notebooks/slurm", "--retries", "0", "--rerun-triggers", "mtime")
+    flags += ("--slurm-init-seconds-before-status-checks", "1")
+    code, told = snakemake(tmp_path, *flags, PROFILE="quick", STUDY="fusion")
+    submitted = (tmp_path / "told").read_text().splitlines()
+    assert code != 0
+    calls = [line for line in submitted if line.startswith("sbatch")]
+    assert calls, told
+    for call in calls:
+        for option in ("-A YOUR_ACCOUNT", "-p YOUR_PARTITION", "-t 1440", "--gpus=1", "--cpus-per-task=8"):
+            assert option in call
 
 
 def test_notebooks_that_run_at_once_have_equal_shares_of_the_cores(tmp_path):
