@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from monai.data.utils import affine_to_spacing
 from torch import Tensor
@@ -17,7 +16,7 @@ from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
 from bipvl.data.transforms import load_native, prepare_transform
 from bipvl.files import write_csv
-from bipvl.guard import sole_writer
+from bipvl.guard import launch, sole_writer
 from bipvl.infer import Segmenter, save_labels, to_grid, to_labels
 from bipvl.manifest import recorded
 from bipvl.metrics import score_case
@@ -37,7 +36,7 @@ def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.Da
     cases = test_cases(run, data_root)
     with sole_writer(run), recorded(run, "evaluate", cases):
         segmenter = Segmenter(run=run)
-        processes = PartialState()
+        processes = launch()
         with processes.split_between_processes(cases) as mine:
             own = score_cases(
                 mine,

@@ -5,12 +5,16 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from bipvl.errors import BipvlError
 from bipvl.runs import Run
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 UNWRITABLE = {
     getattr(errno, name)
@@ -24,6 +28,14 @@ TEMPORARY = re.compile(r"\.\d+\..+|\.state-done")
 """Names that ``bipvl.files`` and ``bipvl.progress`` give to what is not whole yet, or no longer needed."""
 
 
+def launch() -> "PartialState":
+    """The processes that were launched together, of which this is one; on CPUs if the launcher says so."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 @contextmanager
 def sole_writer(run: Run) -> Iterator[None]:
     """Write the run's config, keep its directory for this process, and clear what killed ones left half done.
@@ -33,11 +45,9 @@ def sole_writer(run: Run) -> Iterator[None]:
     Raises:
         BipvlError: another process works there; it holds other settings; it cannot be written.
     """
-    from accelerate import PartialState
-
     lock = FileLock(run.directory / ".lock")
     try:
-        if not PartialState().is_main_process:
+        if not launch().is_main_process:
             yield
             return
         run.claim()

@@ -20,6 +20,7 @@ from bipvl.data.splits import split_cases
 from bipvl.errors import BipvlError
 from bipvl.files import write_json
 from bipvl.fingerprints import data_digest, digest, fingerprints, sha256
+from bipvl.guard import launch
 from bipvl.runs import Run
 from bipvl.variants import prompt_texts
 
@@ -38,9 +39,7 @@ def recorded(run: Run, phase: str, cases: Sequence[Case]) -> Iterator[None]:
     Args:
         cases: whose files the phase reads; they must be as they were when the dataset was prepared.
     """
-    from accelerate import PartialState
-
-    start, processes = time.monotonic(), PartialState()
+    start, processes = time.monotonic(), launch()
     data = data_digest(cases, run.data_path)
     yield
     if not processes.is_main_process:

@@ -75,6 +75,7 @@ def test_a_resumed_training_leaves_the_same_snapshots(smoke_runs, tmp_path, monk
     run = Run(tmp_path / smoke_runs.dataset / "bipvlseg" / "seed0", whole.config)
     shutil.copytree(whole.split_path.parent / "cache", run.split_path.parent / "cache")
     shutil.copy(whole.split_path, run.split_path)
+    shutil.copy(whole.data_path, run.data_path)
     add = Progress.add
 
     def interrupted(self, *args):

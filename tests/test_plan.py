@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 STUDY = {"title": "A study", "question": "?", "notebooks": ["03_main_table"]}
 
 
-def cost(forward=1e12, step=3e12, memory=5.0, stand_in=""):
+def cost(forward=1e14, step=3e14, memory=5.0, stand_in=""):
     return Cost(parameters=1, trained=1, forward=forward, step=step, memory_gib=memory, stand_in=stand_in)
 
 
@@ -92,7 +92,7 @@ def test_a_runs_operations_are_its_steps_validations_and_tests():
         "crop": [96, 96, 96],
     }
     steps, validations, tests = 10 * 2, 5 * 1 * 27, 2 * 294
-    expected = steps * 3e12 + (validations + tests) * 1e12 / 2
+    expected = steps * 3e14 + (validations + tests) * 1e14 / 2
     assert plan.operations(cost(), split, chosen) == expected
     assert plan.gpu_hours(312e12 * 3600) == pytest.approx(1 / plan.UTILISATION)
 
