@@ -168,8 +168,15 @@ GROWTH = Claim(
 
 
 def claims(experiments: Experiments) -> list[Claim]:
-    """All claims: over each network of COMPARED, over the best of the study with most, and the ablations'."""
-    compared = [_others(experiments.studies[name]) for name in COMPARED if name in experiments.studies]
+    """All claims: over each network of COMPARED, over the best of the study with most, and the ablations'.
+
+    BiPVL-Seg's own variants there are no claim of the paper's.
+    """
+    compared = [
+        tuple(name for name in _others(experiments.studies[study]) if not name.startswith(f"{OURS}-"))
+        for study in COMPARED
+        if study in experiments.studies
+    ]
     networks = [
         Claim(
             text=f"BiPVL-Seg is better than {variant_title(name)}",

@@ -38,9 +38,24 @@ def segmentation_loss(
 def _cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
     """Mean over samples of each one's (weighted) mean over voxels: no sample's share hangs on the others."""
     if weights is None:
-        return F.cross_entropy(logits, classes)
-    loss = F.cross_entropy(logits, classes, weight=weights, reduction="none").flatten(1)
+        return repeatable_cross_entropy(logits, classes)
+    loss = repeatable_cross_entropy(logits, classes, weight=weights, reduction="none").flatten(1)
     return (loss.sum(1) / weights[classes].flatten(1).sum(1)).mean()
+
+
+def repeatable_cross_entropy(
+    logits: Tensor, classes: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Torch's cross-entropy over axis 1, mean or none; where determinism is demanded, made of parts that have it.
+
+    Torch's own has no deterministic form on a GPU. Logits B × C × …, classes B × …, ``weight`` C, which only
+    the reduction ``none`` takes: torch's weighted mean is another.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.cross_entropy(logits, classes, weight=weight, reduction=reduction)
+    loss = -logits.log_softmax(1).gather(1, classes[:, None])[:, 0]
+    loss = loss if weight is None else loss * weight[classes]
+    return loss.mean() if reduction == "mean" else loss
 
 
 def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
@@ -50,7 +65,7 @@ def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
     """
     grid = round(class_logits.shape[-1] ** (1 / 3))
     target = F.interpolate(logits.detach(), size=(grid,) * 3, mode="trilinear", align_corners=False)
-    return F.cross_entropy(class_logits, target.argmax(1).flatten(1))
+    return repeatable_cross_entropy(class_logits, target.argmax(1).flatten(1))
 
 
 def info_nce(similarity: Tensor) -> Tensor:

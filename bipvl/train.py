@@ -16,6 +16,7 @@ from bipvl.data.crops import TrainingCrops, derive_seed, nested_share, prepared
 from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
+from bipvl.determinism import forbidden_nondeterminism
 from bipvl.embeddings import take_snapshot
 from bipvl.guard import sole_writer
 from bipvl.infer import make_predictor, predict_volume, to_labels
@@ -135,7 +136,8 @@ def train(run: Run, data_root: str | Path, *, progress: bool = True) -> None:
         if is_trained(run):
             return
         cases, val, _ = split_cases(run.split_path, run.spec, data_root)
-        with recorded(run, "train", [*cases, *val]):
+        forbid = run.config["training"]["deterministic"]
+        with forbidden_nondeterminism(forbid), recorded(run, "train", [*cases, *val]):
             _train(run, cases, val, progress)
 
 
@@ -166,7 +168,7 @@ def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], pro
         length=steps * batch,
         seed=config["seed"],
     )
-    loader = DataLoader(crops, batch_size=settings["batch_size"])
+    loader = DataLoader(crops, batch_size=settings["batch_size"], num_workers=settings["workers"])
     learner, optimizer, loader = accelerator.prepare(learner, optimizer, loader)
     done = Progress.resume(run, accelerator)
     texts = prompt_texts(run.variant, spec)

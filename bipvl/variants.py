@@ -1,5 +1,6 @@
 """Variants: a named network with its objective, built for a dataset at a profile's scale."""
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from bipvl.choices import choose
 from bipvl.data.prompt_edits import EDITS, Texts, edited
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
+from bipvl.errors import BipvlError
 from bipvl.presets import DEPARTURES
 
 if TYPE_CHECKING:  # the names alone must not cost the import of torch
@@ -64,6 +66,7 @@ VARIANTS = {
     for v in (
         _bipvlseg("bipvlseg", "BiPVL-Seg"),
         _bipvlseg("bipvlseg-released", "BiPVL-Seg, as released", preset="released"),
+        _bipvlseg("bipvlseg-prompted", "BiPVL-Seg, prompted head", head="prompted"),
         _bipvlseg("bipvlseg-swin_unetr", "BiPVL-Seg on SwinUNETR", backbone="swin_unetr"),
         _bipvlseg("bipvlseg-conv", "BiPVL-Seg on convolutions", backbone="conv"),
         _bipvlseg("no_fusion", "No fusion", fused_stages=()),
@@ -171,8 +174,18 @@ def bipvlseg_arguments(variant: Variant, spec: DatasetSpec, settings: Mapping[st
 
 
 def load_network(variant: Variant, folder: str | Path) -> "nn.Module":
-    """The network that a run saved in its ``model/`` folder."""
+    """The network that a run saved in its ``model/`` folder; one that is damaged is a BipvlError."""
     from bipvl.model.baselines import Baseline
     from bipvl.model.bipvlseg import BiPVLSeg
 
-    return (BiPVLSeg if variant.language else Baseline).from_pretrained(folder)
+    try:
+        network = (BiPVLSeg if variant.language else Baseline).from_pretrained(folder)
+        if variant.language and network.tokenizer is None:
+            raise ValueError("its tokenizer is missing")
+        return network
+    except Exception as error:  # json, safetensors, torch and the networks each raise their own
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+        raise BipvlError(
+            f"{folder} holds no network of {variant.title} that can be loaded ({reason}); restore the folder, "
+            "or delete the run and train it anew"
+        ) from error

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bipvl.determinism import forbidden_nondeterminism
 from bipvl.losses import (
     HARD_NEGATIVES,
     NOISE,
@@ -22,6 +23,7 @@ from bipvl.losses import (
     local_alignment_loss,
     released_global_alignment_loss,
     released_local_alignment_loss,
+    repeatable_cross_entropy,
     segmentation_loss,
     unit,
 )
@@ -66,6 +68,21 @@ def test_overlapping_segmentation_loss_of_undecided_logits_by_hand():
     target[..., 0] = 1
     loss = segmentation_loss(torch.zeros(1, 1, 2, 2, 2), target, overlapping=True)
     assert loss.item() == pytest.approx(1 / 3 + math.log(2), abs=1e-5)
+
+
+@quick
+@given(seed=seeds, channels=st.integers(2, 5), reduction=st.sampled_from(["mean", "none"]))
+def test_where_determinism_is_demanded_the_cross_entropy_is_the_same(seed, channels, reduction):
+    logits = normal(seed, 2, channels, 3, 4).requires_grad_()
+    classes = torch.from_numpy(np.random.default_rng(seed).integers(0, channels, (2, 3, 4)))
+    weight = normal(seed, channels).abs() if reduction == "none" else None
+    found = []
+    for forbid in (False, True):
+        with forbidden_nondeterminism(forbid):
+            loss = repeatable_cross_entropy(logits, classes, weight=weight, reduction=reduction)
+            found.append((loss, *torch.autograd.grad(loss.sum(), logits)))
+    for usual, repeatable in zip(*found, strict=True):
+        torch.testing.assert_close(usual, repeatable, rtol=1e-5, atol=1e-6)
 
 
 @quick

@@ -3,6 +3,7 @@
 import json
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from bipvl.data.crops import TrainingCrops, nested_share, prepared
 from bipvl.data.layouts import list_cases
 from bipvl.data.splits import split_cases
+from bipvl.determinism import forbidden_nondeterminism
 from bipvl.errors import BipvlError
 from bipvl.evaluate import evaluate
 from bipvl.infer import Segmenter
@@ -118,6 +120,40 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_bytes(smoke_runs
         assert (run.directory / name).read_bytes() == (
             open_run(smoke_runs, "bipvlseg").directory / name
         ).read_bytes(), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_losses_are_those_that_were_written_down(smoke_runs, variant):
+    expected = json.loads(Path(__file__).with_name("expected_losses.json").read_text())
+    version = torch.__version__.split("+")[0]
+    if version not in expected:
+        pytest.skip(f"expected_losses.json has no torch {version}; add its losses, once you trust them")
+    history = pd.read_csv(open_run(smoke_runs, variant).directory / "history.csv")
+    assert history["total"].tolist() == pytest.approx(expected[version][variant], rel=1e-3)
+
+
+def test_processes_that_load_the_crops_change_nothing(smoke_runs, fresh_run):
+    run = fresh_run("bipvlseg")
+    run.config["training"]["workers"] = 2
+    train(run, smoke_runs.data_root, progress=False)
+    whole = open_run(smoke_runs, "bipvlseg")
+    for name in ("history.csv", "model/model.safetensors"):
+        assert (run.directory / name).read_bytes() == (whole.directory / name).read_bytes()
+
+
+def test_a_training_that_must_be_deterministic_says_which_operation_is_not(
+    smoke_runs, fresh_run, monkeypatch
+):
+    run = fresh_run("bipvlseg")
+    run.config["training"]["deterministic"] = True
+    train(run, smoke_runs.data_root, progress=False)
+    assert not torch.are_deterministic_algorithms_enabled()  # for the block alone
+    again, usual = (pd.read_csv(r.directory / "history.csv") for r in (run, open_run(smoke_runs, "bipvlseg")))
+    pd.testing.assert_frame_equal(
+        again, usual, rtol=1e-3, check_exact=False
+    )  # other kernels, the same losses
+    with forbidden_nondeterminism(), pytest.raises(RuntimeError, match="put_ does not have a deterministic"):
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
 
 
 def test_a_directory_of_other_settings_is_refused(fresh_run, smoke_runs):

@@ -17,10 +17,17 @@ from bipvl.presets import departures
 
 from .backbones import make_encoder
 from .bifusion import BiFusion, fuse_volume
-from .heads import UniversalHead
+from .heads import PromptedHead, UniversalHead
 from .released import RepeatingMerging
 from .text import WEIGHTS, PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
 from .vision import UnetrDecoder
+
+HEADS = {
+    "channels": "the paper's convolution: prompt row c guides, and channel c is class c by its place",
+    "universal": "a compared method: the classes' texts make the last convolutions; the background's logit is 0",
+    "prompted": "beyond the paper: prompt row c makes channel c, so any rows in any order, new classes too",
+}
+"""What turns the decoder's features into a logit a class."""
 
 Prompts = Sequence[Sequence[str]]
 """N classes, each its K + 1 short texts: the title, then every concept with its name."""
@@ -71,8 +78,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         fused_stages: numbers of the stages with a BiFusion, from 1, or from −1 down; all where not given.
         frozen_stages: text stages kept at their pretrained weights, from the lowest (0) up; those up to the
             first fusion see no image, so freezing them lets a training compute them once.
-        head: ``channels`` (the paper's convolution), or ``universal`` (a compared method: the classes' texts
-            make the last convolutions; the background's logit is 0).
+        head: of ``HEADS``.
 
     Example:
         >>> model = BiPVLSeg.create(text="minilm", in_channels=1, num_classes=2)  # doctest: +SKIP
@@ -133,16 +139,11 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
             else nn.Identity()  # so that the others keep their numbers
             for n, c in enumerate(channels[1:], start=1)
         )
-        universal = choose("head", head, {"channels": False, "universal": True})
-        if universal and self.fused_stages:
-            raise ValueError("the universal head reads texts that saw no image; give it fused_stages=()")
+        self.head = self._make_head(head, channels, background)
         self.decoder = UnetrDecoder(
-            in_channels=in_channels, out_channels=None if universal else self.out_channels, channels=channels
-        )
-        self.head = (
-            UniversalHead(channels=channels[0], bottleneck=channels[-1], text_dim=self.text.dim)
-            if universal
-            else None
+            in_channels=in_channels,
+            out_channels=self.out_channels if self.head is None else None,
+            channels=channels,
         )
         self.class_head = nn.Sequential(
             nn.Linear(channels[-1], channels[-1]), nn.ReLU(), nn.Linear(channels[-1], self.out_channels)
@@ -153,6 +154,11 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         self._freeze(frozen_stages)
         if "untrained_fusion" in self.departures:
             self.fusions.requires_grad_(False)
+
+    @property
+    def takes_any_prompts(self) -> bool:
+        """Whether ``predict`` makes a channel a prompt row, however many there are and whatever they name."""
+        return isinstance(self.head, PromptedHead)
 
     @classmethod
     def create(cls, *, text: str, text_weights: str = "pretrained", **arguments: Any) -> Self:
@@ -183,12 +189,12 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         features, hidden = self._fuse(volume, state)
         bottleneck = self.decoder.bottleneck(features[-1])
         class_logits = self._class_embeddings(bottleneck)  # B × C × 27
+        concepts = self._pool_segments(hidden, state.tokens)  # B × N × (K + 1) × d
+        logits = self._logits(volume, features, bottleneck, state, concepts)
         if "separate_concepts" in self.departures:
             concepts = self.separate_concepts(state.tokens).expand(len(volume), -1, -1, -1)
-        else:
-            concepts = self._pool_segments(hidden, state.tokens)  # B × N × (K + 1) × d
         return BiPVLOutput(
-            logits=self._logits(volume, features, bottleneck, state),
+            logits=logits,
             class_logits=class_logits,
             visual=self.visual_projection(class_logits[:, -self.num_classes :]),
             text=self.text_projection(concepts),
@@ -197,8 +203,9 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
     def predict(self, volume: Tensor, prompts: Prompts | PromptTokens | TextState) -> Tensor:
         """Logits B × C × H × W × D alone: no class embeddings, no alignment, for inference."""
         state = self._read(prompts)
-        features, _ = self._fuse(volume, state)
-        return self._logits(volume, features, self.decoder.bottleneck(features[-1]), state)
+        features, hidden = self._fuse(volume, state)
+        concepts = self._pool_segments(hidden, state.tokens)
+        return self._logits(volume, features, self.decoder.bottleneck(features[-1]), state, concepts)
 
     def encode_prompts(self, prompts: Prompts | PromptTokens | TextState) -> TextState:
         """All that needs no image: tokens, first text stages, first queries; do it once and pass it around.
@@ -232,7 +239,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         if isinstance(prompts, TextState):
             return prompts
         tokens = prompts if isinstance(prompts, PromptTokens) else self._tokenize(prompts)
-        if len(tokens.ids) != self.num_classes:
+        if len(tokens.ids) != self.num_classes and not self.takes_any_prompts:
             raise ValueError(f"{len(tokens.ids)} prompts for {self.num_classes} classes; give one a class")
         tokens = tokens.to(self.text_projection.weight.device)
         hidden = self.text.begin(tokens)
@@ -297,11 +304,31 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
                 samples.append(self.text.stage(n, sample, mask))
         return torch.stack(samples)
 
-    def _logits(self, volume: Tensor, features: list[Tensor], bottleneck: Tensor, state: TextState) -> Tensor:
-        """From the bottleneck block's output up: B × C × H × W × D."""
+    def _make_head(self, name: str, channels: Sequence[int], background: bool) -> nn.Module | None:
+        """The head by name, None for the decoder's own convolution."""
+        choose("head", name, HEADS)
+        if name == "universal" and self.fused_stages:
+            raise ValueError("the universal head reads texts that saw no image; give it fused_stages=()")
+        if name == "universal":
+            return UniversalHead(channels=channels[0], bottleneck=channels[-1], text_dim=self.text.dim)
+        if name == "prompted":
+            return PromptedHead(channels=channels[0], text_dim=self.text.dim, background=background)
+        return None
+
+    def _logits(
+        self,
+        volume: Tensor,
+        features: list[Tensor],
+        bottleneck: Tensor,
+        state: TextState,
+        concepts: Tensor,
+    ) -> Tensor:
+        """From the bottleneck block's output up: B × C × H × W × D. ``concepts`` B × N × (K + 1) × d."""
         x = self.decoder.ascend(volume, features, bottleneck)
         if self.head is None:
             return x
+        if isinstance(self.head, PromptedHead):
+            return self.head(x, concepts.mean(2))
         titles = self._pool_segments(state.hidden[None], state.tokens)[0, :, 0]  # N × d
         logits = self.head(x, bottleneck, titles)
         background = torch.zeros_like(logits[:, : self.out_channels - self.num_classes])
@@ -309,7 +336,9 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
 
     def _class_embeddings(self, bottleneck: Tensor) -> Tensor:
         """Bottleneck features B × c × h × w × d → class-specific embeddings E, B × C × 27."""
-        positions = F.adaptive_avg_pool3d(bottleneck, GRID).flatten(2).transpose(1, 2)  # B × 27 × c
+        if bottleneck.shape[2:] != (GRID,) * 3:  # else what it is, without a gradient that no GPU repeats
+            bottleneck = F.adaptive_avg_pool3d(bottleneck, GRID)
+        positions = bottleneck.flatten(2).transpose(1, 2)  # B × 27 × c
         return self.class_head(positions).transpose(1, 2)
 
     @staticmethod

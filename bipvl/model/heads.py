@@ -9,6 +9,11 @@ WIDTH = 8
 CONTROLLER = 256
 """Width of the image's and of the text's part of what decides those convolutions, as published."""
 
+SIMILARITY = 64
+"""Width in which voxels and texts are compared."""
+SCALE = 10.0
+"""Of the similarities at the start: then −10 to 10, enough to tell classes apart."""
+
 
 class UniversalHead(nn.Module):
     """The head of the CLIP-Driven Universal Model (Liu et al., ICCV 2023), a compared method.
@@ -46,6 +51,32 @@ class UniversalHead(nn.Module):
             x = kernel.unflatten(-1, (out, width)) @ x + bias[..., None]
             x = F.relu(x) if number < len(self.shapes) - 1 else x
         return x.squeeze(2).unflatten(-1, features.shape[2:])
+
+
+class PromptedHead(nn.Module):
+    """A logit is the scaled cosine similarity of a voxel's features and a class's fused text (issue 6).
+
+    No weight belongs to a class: row c of the texts makes channel c. The background, where there is one
+    channel for it, is a vector that is learnt. Without it ``bias`` says how similar is enough.
+    """
+
+    def __init__(self, *, channels: int, text_dim: int, background: bool) -> None:
+        super().__init__()
+        self.features = nn.Conv3d(channels, SIMILARITY, 1)
+        self.text = nn.Linear(text_dim, SIMILARITY)
+        self.background = nn.Parameter(torch.randn(1, SIMILARITY)) if background else None
+        self.bias = None if background else nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
+
+    def forward(self, features: Tensor, text: Tensor) -> Tensor:
+        """Features B × c × H × W × D and texts B × N × d → B × C × H × W × D, C = N (+ 1 for background)."""
+        classes = self.text(text)  # B × N × 64
+        if self.background is not None:
+            classes = torch.cat([self.background.expand(len(classes), -1, -1), classes], 1)
+        voxels = F.normalize(self.features(features), dim=1)
+        similarity = torch.einsum("bcxyz,bnc->bnxyz", voxels, F.normalize(classes, dim=-1))
+        logits = similarity * self.log_scale.exp()
+        return logits if self.bias is None else logits + self.bias
 
 
 def _groups(channels: int) -> int:

@@ -10,10 +10,12 @@ from bipvl.plots.scores import spread
 from bipvl.statistics import dataset_title, interval, provenance, variant_title
 
 WAYS = {
-    "full": ("trained with the full prompts", "#0072b2", "o", 0.16),
-    "edited": ("trained with the edited prompts", "#e69f00", "s", -0.16),
+    "full": ("trained with the full prompts", "#0072b2", "o", 0.24),
+    "prompted": ("the same, prompted head", "#009e73", "^", 0.0),
+    "edited": ("trained with the edited prompts", "#e69f00", "s", -0.24),
 }
-"""What training saw → words, colour, marker and place beside the row's middle."""
+"""What was trained on what → words, colour, marker and place beside the row's middle."""
+PROMPTED = "bipvlseg-prompted"
 
 
 def draw_prompt_robustness(table: pd.DataFrame) -> Figure:
@@ -28,7 +30,7 @@ def draw_prompt_robustness(table: pd.DataFrame) -> Figure:
         _panel(axes, table[table["dataset"] == dataset], edits)
     for axes in grid[-1]:
         axes.set_xlabel("Dice (mean over classes)")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     first = variant_title(table["variant"].iloc[0])
     style.caption(
         figure,
@@ -42,7 +44,7 @@ def draw_prompt_robustness(table: pd.DataFrame) -> Figure:
 def _panel(axes: Axes, table: pd.DataFrame, edits: list[str]) -> None:
     places = dict(zip(edits, np.arange(len(edits))[::-1], strict=True))
     for way, (label, colour, marker, beside) in WAYS.items():
-        mine = table[(table["trained"] == "full") == (way == "full")]
+        mine = table[_ways(table) == way]
         for edit, rows in mine.groupby("prompts", sort=False):
             values, place = rows.sort_values("case")["value"].to_numpy(), places[edit] + beside
             low, high = interval(values)
@@ -50,9 +52,18 @@ def _panel(axes: Axes, table: pd.DataFrame, edits: list[str]) -> None:
             axes.plot(values, place + spread(len(values), 0.16), marker, color=colour, ms=2, alpha=0.5, mew=0)
             axes.plot(values.mean(), place, marker, color=colour, ms=5, label=label, ls="none")
             label = None
-    whole = table.loc[(table["prompts"] == "full") & (table["trained"] == "full"), "value"]
+    whole = table.loc[(table["prompts"] == "full") & (_ways(table) == "full"), "value"]
     axes.axvline(whole.mean(), color="#767676", lw=0.8, ls=(0, (4, 2)), zorder=0)
     axes.set_yticks([*places.values()], [edit.replace("_", " ") for edit in places])
     axes.grid(axis="y", visible=False)
     count = table["case"].nunique()
     axes.set_title(f"{dataset_title(table['dataset'].iloc[0])}, n = {count} cases", loc="left")
+
+
+def _ways(table: pd.DataFrame) -> pd.Series:
+    """Each row's key of WAYS."""
+    return (
+        (table["trained"] == "full")
+        .map({True: "full", False: "edited"})
+        .mask(table["variant"] == PROMPTED, "prompted")
+    )
