@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 
 NONDETERMINISTIC = {
-    "torch.nn.AdaptiveAvgPool3d": "its gradient: the universal head; class embeddings where a crop's bottleneck "
-    "is not 3 × 3 × 3 (that of the paper's 96³ is)",
+    "torch.nn.AdaptiveAvgPool3d": "its gradient: the universal head; class embeddings, unless a crop's "
+    "bottleneck is 3 × 3 × 3 as with the paper's 96³",
     "torch.nn.functional.interpolate, trilinear": "its gradient: the decoder of SegResNet",
 }
 """Operations of the networks for which torch has no deterministic form on a GPU → where they are met.
@@ -20,7 +20,7 @@ deterministic for a number of threads.
 
 @contextmanager
 def forbidden_nondeterminism(forbid: bool = True) -> Iterator[None]:
-    """In the block, operations take their deterministic form; one that has none is a RuntimeError with its name.
+    """In the block, operations take their deterministic form; one without any is a RuntimeError of its name.
 
     Enter it before the first work on a GPU: cuBLAS reads its setting once.
     """

@@ -7,11 +7,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from monai.data import MetaTensor
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from bipvl.data.labels import encode
+from bipvl.data.layouts import Case
 from bipvl.data.prompt_edits import EDITS, edited
 from bipvl.data.prompts import default_prompts
+from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import load_native, prepare_transform
 from bipvl.evaluate import test_cases
 from bipvl.infer import make_predictor, predict_volume, to_grid
@@ -54,32 +58,30 @@ def prompt_robustness(
 
 def _tested(run: Run, data_root: str | Path, progress: bool) -> dict[str, pd.DataFrame]:
     """A run's Dice on the scan's own grid under every edit of its dataset's prompts, each a long table."""
-    spec, texts, device = run.spec, default_prompts(run.spec).segments(), Accelerator().device
+    spec, texts = run.spec, default_prompts(run.spec).segments()
+    device = Accelerator().device
     network = load_network(run.variant, run.model_folder).to(device)
     predictors = {edit: make_predictor(network, run.variant, edited(texts, edit)) for edit in EDITS}
+    where = {"crop": run.config["crop"], "overlap": run.config["overlap"]["test"], "device": device}
     prepare = prepare_transform(spec, run.config["spacing"])
-    origin = {key: run.config[key] for key in ("cohort", "profile", "variant", "seed")} | {
-        "dataset": spec.name
-    }
     rows: dict[str, list[dict]] = {edit: [] for edit in EDITS}
     title = f"{spec.name} · {run.variant.title} · prompts"
     for case in tqdm(test_cases(run, data_root), title, unit="case", disable=not progress):
-        image = prepare({"image": str(case.image)})["image"]
-        native = load_native(case)["label"]
-        truth = class_masks(torch.from_numpy(encode(spec, native[0].numpy(), str(case.label))), spec)
+        image, truth = prepare({"image": case.paths["image"]})["image"], load_native(case)["label"]
         for edit, predictor in predictors.items():
-            settings = {
-                "crop": run.config["crop"],
-                "overlap": run.config["overlap"]["test"],
-                "device": device,
-            }
-            logits = predict_volume(predictor, image, **settings)
-            place = (image.affine, native.affine, native.shape[1:])
-            labels = to_grid(logits, *place, overlapping=spec.overlapping)
-            scores = dice_scores(class_masks(labels, spec), truth).tolist()
-            rows[edit] += [
-                origin | {"case": case.id, "class": c.name, "metric": "dice", "grid": "scan", "value": dice}
-                for c, dice in zip(spec.classes, scores, strict=True)
-                if not math.isnan(dice)  # a class in neither is no score, as in the evaluation
-            ]
-    return {edit: pd.DataFrame(table).assign(flag="")[LONG] for edit, table in rows.items()}
+            logits = predict_volume(predictor, image, **where)
+            dice = _dice(logits, image.affine, truth, case, spec)
+            rows[edit] += [{"case": case.id, "class": name, "value": value} for name, value in dice.items()]
+    origin = {key: run.config[key] for key in ("cohort", "profile", "variant", "seed")}
+    origin |= {"dataset": spec.name, "metric": "dice", "grid": "scan", "flag": ""}
+    return {edit: pd.DataFrame(table).assign(**origin)[LONG] for edit, table in rows.items()}
+
+
+def _dice(
+    logits: Tensor, affine: Tensor, codes: MetaTensor, case: Case, spec: DatasetSpec
+) -> dict[str, float]:
+    """Dice by class on the scan's own grid; a class that is in neither has none, as in the evaluation."""
+    labels = to_grid(logits, affine, codes.affine, codes.shape[1:], overlapping=spec.overlapping)
+    truth = torch.from_numpy(encode(spec, codes[0].numpy(), str(case.label)))
+    scores = dice_scores(class_masks(labels, spec), class_masks(truth, spec)).tolist()
+    return {c.name: dice for c, dice in zip(spec.classes, scores, strict=True) if not math.isnan(dice)}
