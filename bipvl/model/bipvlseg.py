@@ -24,7 +24,7 @@ from .vision import UnetrDecoder
 
 HEADS = {
     "channels": "the paper's convolution: prompt row c guides, and channel c is class c by its place",
-    "universal": "a compared method: the classes' texts make the last convolutions; the background's logit is 0",
+    "universal": "a compared method: the classes' texts make the last convolutions; background's logit is 0",
     "prompted": "beyond the paper: prompt row c makes channel c, so any rows in any order, new classes too",
 }
 """What turns the decoder's features into a logit a class."""
