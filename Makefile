@@ -7,6 +7,8 @@ STUDY ?= all
 JOBS ?= 2
 # Folder of the real data; none: synthetic cohorts.
 DATA_ROOT ?=
+# Of `make stress`: trainings killed.
+KILLS ?= 100
 # More options for snakemake, such as: --executor slurm
 FLAGS ?=
 # Makes .venv; requirements.lock is for 3.11.
@@ -28,7 +30,7 @@ SHORTEN = /^(local)?rule / { rule = $$2 } \
 	/^    reason: / && rule != "all:" { print made; print "    " substr($$0, 13, 150) } \
 	/^(Nothing|bipvl|[A-Za-z]*(Error|Exception))/ { wanted = 1 } wanted { print }
 
-.PHONY: help setup reproduce plan figures report test bench lint lab lock clean
+.PHONY: help setup reproduce plan figures report docs test stress bench lint lab lock clean
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=quick|laptop|paper] [STUDY=all] [JOBS=2] [DATA_ROOT=]"
@@ -57,8 +59,14 @@ figures: $(READY) ## draw the figures anew from the CSV files beside them
 report: $(READY) ## reproduce, then a page for each executed notebook: report/PROFILE/index.html
 	$(BIN)/snakemake "report/$(PROFILE)/index.html" --quiet rules host $(OPTIONS)
 
+docs: $(READY) ## the API reference, from the docstrings: build/api/index.html
+	$(BIN)/python docs/reference.py build/api
+
 test: $(READY) ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+stress: $(READY) ## what it withstands: trainings killed, inputs spoilt, scans turned; some 15 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/stress.py figures --kills "$(KILLS)"
 
 bench: $(READY) ## time and memory against the network without language, at the paper's size: an hour
 	$(BIN)/python -m bipvl.bench figures/bench

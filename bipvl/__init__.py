@@ -7,14 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bipvl.errors import BipvlError
+from bipvl.extras import extras_told
 
 if TYPE_CHECKING:
     from bipvl.data.spec import DatasetSpec, load_spec
+    from bipvl.export import open_export
     from bipvl.infer import Segmenter
     from bipvl.losses import Objective
     from bipvl.model.bifusion import BiFusion
     from bipvl.model.bipvlseg import BiPVLSeg
     from bipvl.runs import Run
+    from bipvl.segmentation import segment
 
 __all__ = [
     "BiFusion",
@@ -25,6 +28,8 @@ __all__ = [
     "Run",
     "Segmenter",
     "load_spec",
+    "open_export",
+    "segment",
 ]
 
 # Imported when first asked for: torch and MONAI take many seconds, which `bipvl --help` need not wait for.
@@ -36,13 +41,16 @@ _HOMES = {
     "Run": "bipvl.runs",
     "Segmenter": "bipvl.infer",
     "load_spec": "bipvl.data.spec",
+    "open_export": "bipvl.export",
+    "segment": "bipvl.segmentation",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bipvl' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    with extras_told():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

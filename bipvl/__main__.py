@@ -8,16 +8,25 @@ import typer
 from typer.core import TyperGroup
 
 from bipvl.errors import BipvlError
+from bipvl.extras import extras_told
 
 
 class _Sentences(TyperGroup):
-    """Bad input and an interruption each end in a sentence, not in a traceback."""
+    """Bad input, an unwritable place and an interruption each end in a sentence, not in a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with extras_told():
+                return super().invoke(ctx)
         except BipvlError as error:
             typer.echo(f"bipvl: {error}", err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            from bipvl.guard import unwritable
+
+            if not (told := unwritable(error)):
+                raise
+            typer.echo(f"bipvl: {told}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("\nbipvl: stopped; the same command goes on from what is saved", err=True)
@@ -59,6 +68,7 @@ def bipvl() -> None:
     """BiPVL-Seg: 3D medical image segmentation guided by text.
 
     In this order: check DATASET, prepare DATASET, train DATASET VARIANT, evaluate RUN, segment IMAGE.
+    With scans of your own, init-dataset FOLDER comes first.
     "bipvl COMMAND --help" tells more; "make reproduce" does it all for every experiment of the paper.
     """
 
@@ -79,6 +89,56 @@ def synthesize(
 
     write(dataset, data_root, cases=cases, size=_size(size), seed=seed)
     typer.echo(f"{data_root} holds the synthetic cohort of {dataset}")
+
+
+@app.command("init-dataset")
+def init_dataset(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of your scans and label maps (NIfTI).")
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the dataset (default: the folder's).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="YAML file to write (default: NAME.yaml).")
+    ] = None,
+) -> None:
+    """Draft a dataset YAML and prompt CSV of your own scans.
+
+    Understands a dataset.json as MSD's or nnU-Net v2's, else pairs files by their names. Nothing that is
+    there is overwritten.
+
+    Example: bipvl init-dataset /data/knee
+    """
+    from bipvl.draft import data_root, draft_dataset
+
+    drafted = draft_dataset(folder, output, name=name)
+    typer.echo(f"{folder}: {drafted.found}")
+    typer.echo(f"wrote the drafts {drafted.path} and {drafted.prompts_path}; read them, and fill in")
+    for place in drafted.to_fill:
+        typer.echo(f"  {place}")
+    typer.echo(f"then: bipvl check {drafted.path} --data-root {data_root(folder)[0]}")
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="msd_brain; of amos22, mmwhs_ct, mmwhs_mr the steps.")
+    ],
+    data_root: Annotated[Path, typer.Option(help="Folder to unpack below.")] = Path("data"),
+) -> None:
+    """Fetch a public dataset, or tell the steps to get it.
+
+    What was broken off goes on; a checksum is held against what came, before it is unpacked.
+
+    Example: bipvl fetch msd_brain --data-root /data
+    """
+    from bipvl.fetch import fetch as fetch_dataset
+    from bipvl.fetch import last_step, steps
+
+    if told := steps(dataset, data_root):
+        typer.echo(f"{dataset} must be fetched by hand:\n{told}\nThen:")
+    else:
+        typer.echo(f"{fetch_dataset(dataset, data_root)} is unpacked. Then:")
+    typer.echo(last_step(dataset, data_root))
 
 
 @app.command()
@@ -225,33 +285,81 @@ def verify(
 @app.command()
 def segment(
     image: Annotated[
-        Path, typer.Argument(metavar="IMAGE", help="NIfTI scan of the kind the run was trained on.")
+        Path,
+        typer.Argument(
+            metavar="IMAGE",
+            help="Scan of the kind it was trained on: NIfTI, a folder of them, or a DICOM series' folder.",
+        ),
     ],
-    run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Label map to write: .nii.gz or .nii.")],
+    run: Annotated[Path, typer.Option(help="Folder of a trained or exported run.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Label map to write: .nii.gz or .nii. For a folder of NIfTI scans: a folder.",
+        ),
+    ],
     prompts: Prompts = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write each class's probability, a file a class.")
+    ] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Of a DICOM series, also write a DICOM segmentation (.dcm).")
+    ] = False,
 ) -> None:
-    """Segment one scan with a trained run.
+    """Segment scans with a trained run.
 
-    The label map lies on the scan's own grid and holds the dataset's own codes.
+    A label map lies on its scan's own grid and holds the dataset's own codes. Beside it, a .json names them,
+    with the run and the prompts, and a .csv tells the volumes in ml (of a folder: volumes.csv, all scans).
 
     Example: bipvl segment scan.nii.gz --run runs/quick/amos22/bipvlseg/seed0 -o labels.nii.gz
     """
-    if not image.is_file():
-        raise BipvlError(f"{image} is not a file; give a scan in NIfTI format (.nii.gz or .nii)")
-    if not output.name.endswith((".nii", ".nii.gz")):
-        raise BipvlError(f"{output} cannot be written: give a name that ends in .nii.gz or .nii")
-    if output.resolve() == image.resolve():
-        raise BipvlError(f"{output} is the scan itself; give another name for its labels")
+    from bipvl.sources import left_out, scans_at, targets_of
+
+    scans = scans_at(image)
+    targets_of(image, scans, output)  # told at once; what comes next takes seconds to import
+    from bipvl.segmentation import segment_files
+
+    for path in segment_files(image, run, output, prompts, probabilities=probabilities, dicom_seg=dicom_seg):
+        typer.echo(f"wrote {path}")
+    if others := left_out(image, scans):
+        typer.echo(f"left out, no NIfTI files by their names: {', '.join(other.name for other in others)}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained and evaluated run.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; not there yet.")],
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="As a MONAI bundle, for `python -m monai.bundle run`.")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="USER/NAME", help="Also upload it to this repository on the Hugging Face Hub."),
+    ] = None,
+) -> None:
+    """Write a run as one folder to share, with a model card.
+
+    Example: bipvl export runs/quick/amos22/bipvlseg/seed0 shared/amos22
+    """
+    from bipvl.export import check_hub, push_folder, write_export
     from bipvl.runs import Run
 
     opened = Run.open(run)
-    from bipvl.data.prompts import read_prompts
-    from bipvl.infer import Segmenter
+    if push and bundle:
+        raise BipvlError("a bundle is not uploaded; leave out --bundle or --push")
+    if push:
+        check_hub(push)
+    if bundle:
+        from bipvl.bundle import write_bundle
 
-    texts = read_prompts(prompts, opened.spec).segments() if prompts else None
-    Segmenter(run=opened, texts=texts).segment(image, output)
-    typer.echo(f"wrote {output}")
+        write_bundle(opened, folder)
+    else:
+        write_export(opened, folder)
+    typer.echo(f"wrote {folder}")
+    if push:
+        typer.echo(f"uploaded to {push_folder(folder, push)}")
 
 
 @app.command()

@@ -55,7 +55,7 @@ def looks(run: Run, case: Case, count: int = 3) -> list[Look]:
     spec, texts = run.spec, prompt_texts(run.variant, run.spec)
     network = load_network(run.variant, run.model_folder).eval()
     prepare = prepare_transform(spec, run.config["spacing"])
-    sample = prepare({"image": str(case.image), "label": str(case.label)})
+    sample = prepare(case.paths)
     if not spec.overlapping:
         numbers = torch.arange(1, spec.num_classes + 1).view(-1, 1, 1, 1)
         sample["label"] = sample["label"] == numbers  # one channel a class

@@ -15,11 +15,13 @@ from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
 from bipvl.data.transforms import load_native, prepare_transform
+from bipvl.errors import BipvlError
 from bipvl.files import write_csv
 from bipvl.guard import launch, sole_writer
 from bipvl.infer import Segmenter, save_labels, to_grid, to_labels
 from bipvl.manifest import recorded
 from bipvl.metrics import score_case
+from bipvl.progress import state_folder
 from bipvl.runs import Run
 
 COLUMNS = ["case", "class", "metric", "grid", "value", "flag"]
@@ -33,6 +35,8 @@ def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.Da
     Raises:
         BipvlError: the run is not trained, or a test case cannot be read.
     """
+    if state_folder(run).is_dir():  # a network is there, but not the run's last word
+        raise BipvlError(f"{run.directory} is not trained to its end; go on with its training first")
     cases = test_cases(run, data_root)
     with sole_writer(run), recorded(run, "evaluate", cases):
         segmenter = Segmenter(run=run)
@@ -90,7 +94,7 @@ def _score(
 ) -> Iterator[tuple]:
     native = load_native(case)["label"]
     truth = torch.from_numpy(encode(spec, native[0].numpy(), str(case.label)))
-    working = prepare_transform(spec, spacing)({"image": str(case.image), "label": str(case.label)})
+    working = prepare_transform(spec, spacing)(case.paths)
     logits, affine = predict(working["image"]), working["image"].affine
     shape = native.shape[1:]
     labels = to_grid(logits, affine, native.affine, shape, overlapping=spec.overlapping)

@@ -1,5 +1,6 @@
 """What is computed: the studies of ``experiments.yaml``, read so strictly that a slip is named."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,7 @@ class _Reader:
         from bipvl.variants import get_variant
 
         _check(name != "all", "a study must not be called 'all', which stands for every study")
+        _check(_is_word(name), f"a study may not be called '{name}'; use letters, digits, _ and -")
         if isinstance(raw, dict):
             raw = {"datasets": list(self.datasets), "external": None} | raw
         keys = ("title", "question", "datasets", "variants", "external", "seeds", "notebooks")
@@ -150,7 +152,9 @@ class _Reader:
         notebooks = _names(*of("notebooks"))
         for notebook in notebooks:
             path = self.folder / f"{notebook}.ipynb"
-            _check(path.is_file(), f"there is no notebook '{notebook}.ipynb' beside it")
+            _check(
+                _is_word(notebook) and path.is_file(), f"there is no notebook '{notebook}.ipynb' beside it"
+            )
         return Study(
             name=name,
             profile=self.profile,
@@ -203,6 +207,11 @@ def _names(value: Any, what: str) -> tuple[str, ...]:
     good = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
     _check(bool(good) and len(set(value)) == len(value), f"{what} must be a list of names, none twice")
     return tuple(value)
+
+
+def _is_word(name: str) -> bool:
+    """Whether a name can be that of a file or folder, and of none elsewhere."""
+    return re.fullmatch(r"[\w-]+", name) is not None
 
 
 def _check(condition: object, sentence: str) -> None:

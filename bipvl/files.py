@@ -13,7 +13,7 @@ from typing import Any
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write to the path that is given; it takes ``path``'s place when the block ends without an error.
 
-    Works for a file and for a folder; an existing folder is replaced.
+    Works for a file and for a folder; an existing folder is replaced by a folder, never by a file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
-        if path.is_dir():
+        if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:

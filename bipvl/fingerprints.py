@@ -25,16 +25,33 @@ def digest(value: Any) -> str:
 
 
 def write_fingerprints(cases: Sequence[Case], path: str | Path) -> None:
-    """Each case's image and label: SHA-256 and bytes."""
+    """Each case's files: SHA-256 and bytes."""
     write_json(path, fingerprints(cases))
 
 
+def read_fingerprints(path: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """As they were written; a file that is missing or of another form is a BipvlError."""
+    path = Path(path)
+    if not path.is_file():
+        raise BipvlError(f"{path} is missing; prepare the dataset first, which writes what its files hold.")
+    known = read_json(path)
+    try:
+        whole = all({"sha256", "bytes"} <= file.keys() for case in known.values() for file in case.values())
+    except AttributeError:
+        whole = False
+    if not whole:
+        raise BipvlError(f"{path} does not hold what files hold; delete {path.parent} and begin anew.")
+    return known
+
+
 def fingerprints(cases: Sequence[Case]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Case id → image and label → SHA-256 and bytes, read anew."""
+    """Case id → image (or image 1, …) and label → SHA-256 and bytes, read anew."""
     with ThreadPoolExecutor() as pool:
-        found = pool.map(_fingerprint, [path for case in cases for path in (case.image, case.label)])
-        pairs = list(zip(*[found] * 2, strict=True))
-    return {case.id: {"image": a, "label": b} for case, (a, b) in zip(cases, pairs, strict=True)}
+        found = [{key: pool.submit(_fingerprint, path) for key, path in case.files.items()} for case in cases]
+    return {
+        case.id: {key: future.result() for key, future in files.items()}
+        for case, files in zip(cases, found, strict=True)
+    }
 
 
 def data_digest(cases: Iterable[Case], path: str | Path) -> str:
@@ -46,15 +63,16 @@ def data_digest(cases: Iterable[Case], path: str | Path) -> str:
         BipvlError: no fingerprints there, none of a case, or a file that has changed since.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BipvlError(f"{path} is missing; prepare the dataset first, which writes what its files hold.")
-    known, written = read_json(path), path.stat().st_mtime_ns
+    known, written = read_fingerprints(path), path.stat().st_mtime_ns
     chosen = {}
     for case in cases:
-        if case.id not in known:
-            raise BipvlError(f"{path} does not know the case {case.id}; prepare the dataset again.")
+        if known.get(case.id, {}).keys() != case.files.keys():
+            raise BipvlError(
+                f"{path} does not know the case {case.id}; take it out of the dataset again, or delete "
+                f"{path.parent} and begin anew."
+            )
         chosen[case.id] = known[case.id]
-        for key, file in (("image", case.image), ("label", case.label)):
+        for key, file in case.files.items():
             _check_unchanged(file, known[case.id][key], path, written)
     return digest(chosen)
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 
 UNWRITABLE = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EEXIST", "ENOTDIR")
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EIO",
+        "EEXIST",
+        "ENOTDIR",
+        "EISDIR",
+    )
     if hasattr(errno, name)
 }
 """What the system says where a disk is full or a folder cannot be written."""
@@ -40,7 +52,8 @@ def launch() -> "PartialState":
 def sole_writer(run: Run) -> Iterator[None]:
     """Write the run's config, keep its directory for this process, and clear what killed ones left half done.
 
-    Of several processes of one launch the first alone holds the directory.
+    Of several processes of one launch the first alone holds the directory. One that was begun for an input
+    that is then refused is taken away again.
 
     Raises:
         BipvlError: another process works there; it holds other settings; it cannot be written.
@@ -50,6 +63,7 @@ def sole_writer(run: Run) -> Iterator[None]:
         if not launch().is_main_process:
             yield
             return
+        is_new = not run.directory.exists()
         run.claim()
         try:
             lock.acquire(timeout=0)
@@ -58,7 +72,12 @@ def sole_writer(run: Run) -> Iterator[None]:
                 f"{run.directory} is being worked on by another process; wait for it, or stop it first"
             ) from None
         _clear(run)
-        yield
+        try:
+            yield
+        except BipvlError:
+            if is_new:
+                _take_away(run)
+            raise
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _unwritable(error):
             raise
@@ -68,6 +87,21 @@ def sole_writer(run: Run) -> Iterator[None]:
         ) from error
     finally:
         lock.release()
+
+
+def unwritable(error: OSError) -> str:
+    """The sentence for what could not be written; "" for an error of another kind."""
+    if not _unwritable(error):
+        return ""
+    path = Path(error.filename or "the output")
+    place = path.with_name(re.sub(r"^\.\d+\.", "", path.name))  # not by its temporary name
+    return f"{place} cannot be written ({_reason(error)}); free some space there or make it writable"
+
+
+def _take_away(run: Run) -> None:
+    """A directory in which nothing was done yet."""
+    if {path.name for path in run.directory.iterdir()} <= {"config.json", ".lock"}:
+        shutil.rmtree(run.directory)
 
 
 def _clear(run: Run) -> None:

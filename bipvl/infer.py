@@ -1,6 +1,8 @@
 """From a network and a case to labels: sliding window, then back onto the scan's own grid."""
 
-from collections.abc import Callable, Sequence
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,15 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import SpatialResample
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from bipvl.data.labels import decode
 from bipvl.data.prompt_edits import Texts
+from bipvl.data.scans import image_fault, kind_fault, read_scan
 from bipvl.data.spec import DatasetSpec
-from bipvl.data.transforms import prepare_transform
+from bipvl.data.transforms import Pipeline, prepare_transform
 from bipvl.errors import BipvlError
 from bipvl.files import atomic_path
 from bipvl.runs import Run
@@ -23,6 +28,9 @@ from bipvl.variants import Variant, load_network, prompt_texts
 
 Predictor = Callable[[Tensor], Tensor]
 """Crop B × M × H × W × D → logits B × C × H × W × D."""
+
+SLAB = 2**23
+"""Values that are worked on at once, whatever the size of the scan."""
 
 
 def make_predictor(network: nn.Module, variant: Variant, prompts: Sequence[Sequence[str]]) -> Predictor:
@@ -37,7 +45,13 @@ def make_predictor(network: nn.Module, variant: Variant, prompts: Sequence[Seque
 
 @torch.inference_mode()
 def predict_volume(
-    predictor: Predictor, image: Tensor, *, crop: Sequence[int], overlap: float, device: torch.device
+    predictor: Predictor,
+    image: Tensor,
+    *,
+    crop: Sequence[int],
+    overlap: float,
+    device: torch.device,
+    progress: bool = False,
 ) -> Tensor:
     """Logits C × H × W × D on the working grid for an image M × H × W × D (kept on the image's device)."""
     inferer = SlidingWindowInferer(
@@ -48,7 +62,22 @@ def predict_volume(
         sw_device=device,
         device=image.device,
     )
-    return inferer(image[None].as_subclass(Tensor), predictor)[0]
+    total = count_windows(image.shape[1:], crop, overlap)
+    with tqdm(total=total, desc="windows", unit="window", leave=False, disable=not progress) as bar:
+
+        def counted(window: Tensor) -> Tensor:
+            bar.update()
+            return predictor(window)
+
+        return inferer(image[None].as_subclass(Tensor), counted)[0]
+
+
+def count_windows(shape: Sequence[int], crop: Sequence[int], overlap: float) -> int:
+    """How many windows MONAI's sliding window lays over a volume."""
+    steps = [max(int(c * (1 - overlap)), 1) for c in crop]
+    return math.prod(
+        max(math.ceil((n - c) / step), 0) + 1 for n, c, step in zip(shape, crop, steps, strict=True)
+    )
 
 
 def to_labels(logits: Tensor, *, overlapping: bool) -> Tensor:
@@ -63,27 +92,73 @@ def to_grid(
 ) -> Tensor:
     """Labels on another grid: each channel's probability is resampled linearly, then the class chosen.
 
-    One channel at a time, so that a scan of clinical size needs memory for two channels, not for all. What
-    lies outside the working grid is background.
+    What lies outside the working grid is background.
     """
     probabilities = logits.sigmoid() if overlapping else logits.softmax(0)
+    return labels_on_grid(probabilities, affine, target_affine, shape, overlapping=overlapping)
+
+
+@torch.inference_mode()
+def to_probabilities_(logits: Tensor, *, overlapping: bool) -> Tensor:
+    """Logits C × H × W × D become probabilities in place, so that a large scan's are in memory once."""
+    for rows in slabs(logits[0].shape, channels=len(logits)):
+        part = logits[:, rows]
+        part.copy_(part.sigmoid() if overlapping else part.softmax(0))
+    return logits
+
+
+def labels_on_grid(
+    probabilities: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequence[int], *, overlapping: bool
+) -> Tensor:
+    """Probabilities C × h × w × d → labels on another grid: 1 × H × W × D, or binary C × H × W × D, uint8.
+
+    Slab by slab: however large the scan, its own grid holds labels alone.
+    """
+    labels = torch.zeros(len(probabilities) if overlapping else 1, *shape, dtype=torch.uint8)
+    for rows in slabs(shape, channels=len(probabilities)):
+        part = labels[:, rows]
+        p = resampled(probabilities, affine, shifted(target_affine, rows.start), part.shape[1:])
+        if overlapping:
+            part[:] = p > 0.5
+            continue
+        best = p[0]
+        for c, channel in enumerate(p[1:], start=1):
+            part[0][channel > best] = c
+            best = torch.maximum(best, channel)
+    return labels
+
+
+def channel_on_grid(
+    probability: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequence[int]
+) -> Tensor:
+    """One channel's probabilities h × w × d on another grid, H × W × D; 0 outside the working grid."""
+    out = torch.zeros(*shape)
+    for rows in slabs(shape):
+        part = out[rows]
+        part[:] = resampled(probability[None], affine, shifted(target_affine, rows.start), part.shape)[0]
+    return out
+
+
+def resampled(volume: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequence[int]) -> Tensor:
+    """C × h × w × d on another grid, linearly; 0 outside."""
     resample = SpatialResample(
         mode="bilinear", padding_mode="zeros", align_corners=False, dtype=torch.float32
     )
+    moved = MetaTensor(volume, affine=affine)
+    return resample(moved, dst_affine=target_affine, spatial_size=tuple(shape)).as_subclass(Tensor)
 
-    def on_target(channel: Tensor) -> Tensor:
-        moved = MetaTensor(channel[None], affine=affine)
-        return resample(moved, dst_affine=target_affine, spatial_size=tuple(shape))[0].as_subclass(Tensor)
 
-    if overlapping:
-        return torch.stack([on_target(p) > 0.5 for p in probabilities]).to(torch.uint8)
-    best = on_target(probabilities[0])
-    labels = torch.zeros(1, *shape, dtype=torch.uint8)
-    for c, channel in enumerate(probabilities[1:], start=1):
-        p = on_target(channel)
-        labels[0][p > best] = c
-        best = torch.maximum(best, p)
-    return labels
+def slabs(shape: Sequence[int], channels: int = 1) -> Iterator[slice]:
+    """Rows of the first axis, together all, with SLAB values at most in so many channels (or one row)."""
+    rows = max(SLAB // (channels * math.prod(shape[1:])), 1)
+    return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
+
+
+def shifted(affine: Tensor, rows: int) -> Tensor:
+    """The affine of a volume without its first rows."""
+    shift = torch.eye(4, dtype=affine.dtype)
+    shift[0, 3] = rows
+    return affine @ shift
 
 
 # All that places a NIfTI file: both transforms, which of them hold, and the units.
@@ -91,24 +166,33 @@ _PLACE = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quate
 _PLACE += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")
 
 
-def save_labels(codes: np.ndarray, grid: np.ndarray | str | Path, path: str | Path) -> None:
-    """Native codes H × W × D as a NIfTI file on a scan's grid.
+def on_grid_of(values: np.ndarray, grid: np.ndarray | SpatialImage | str | Path) -> nib.Nifti1Image:
+    """Values H × W × D as an image on a scan's grid.
 
-    ``grid``: the scan's file, of which all that places it is kept bit for bit, or an affine (mm).
+    ``grid``: the scan or its file, of which all that places it is kept bit for bit, or an affine (mm).
     """
+    if isinstance(grid, np.ndarray):
+        image = nib.Nifti1Image(values, grid)
+        image.header.set_xyzt_units("mm")
+        return image
+    scan = nib.Nifti1Image.from_image(grid if isinstance(grid, SpatialImage) else nib.load(grid))
+    image = nib.Nifti1Image(values, scan.affine)
+    for field in _PLACE:
+        image.header[field] = scan.header[field]
+    return image
+
+
+def save_image(image: nib.Nifti1Image, path: str | Path) -> None:
+    """A NIfTI file, whole or not at all."""
     if not str(path).endswith((".nii", ".nii.gz")):
         raise BipvlError(f"{path} cannot be written: give a name that ends in .nii.gz or .nii")
-    codes = codes.astype(np.int16)
-    if isinstance(grid, np.ndarray):
-        image = nib.Nifti1Image(codes, grid)
-        image.header.set_xyzt_units("mm")
-    else:
-        scan = nib.Nifti1Image.from_image(nib.load(grid))
-        image = nib.Nifti1Image(codes, scan.affine)
-        for field in _PLACE:
-            image.header[field] = scan.header[field]
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
+
+
+def save_labels(codes: np.ndarray, grid: np.ndarray | str | Path, path: str | Path) -> None:
+    """Native codes H × W × D as a NIfTI file on a scan's grid (as ``on_grid_of``)."""
+    save_image(on_grid_of(codes.astype(np.int16), grid), path)
 
 
 class Segmenter:
@@ -122,14 +206,35 @@ class Segmenter:
             raise BipvlError(f"{run.directory} holds no trained network (no model folder); train it first")
         from accelerate import Accelerator
 
+        self.run = run
         self.spec: DatasetSpec = run.spec
         self.config: dict[str, Any] = run.config
         self.device = device or Accelerator().device
-        network = load_network(run.variant, run.model_folder).to(self.device)
-        self.predictor = make_predictor(network, run.variant, texts or prompt_texts(run.variant, self.spec))
+        self.network = load_network(run.variant, run.model_folder).to(self.device)
+        self.texts = texts or prompt_texts(run.variant, self.spec)
+        self.predictor = make_predictor(self.network, run.variant, self.texts)
         self.prepare = prepare_transform(self.spec, self.config["spacing"])
 
-    def predict(self, prepared: Tensor) -> Tensor:
+    def with_texts(self, texts: Texts, spec: DatasetSpec | None = None) -> "Segmenter":
+        """The same network reading other texts, of these classes; nothing is loaded again."""
+        other = copy.copy(self)
+        other.texts, other.spec = texts, spec or self.spec
+        other.predictor = make_predictor(self.network, self.run.variant, texts)
+        return other
+
+    def read(self, image: str | Path | SpatialImage, name: str = "the image") -> MetaTensor:
+        """A scan, as a NIfTI file or in memory (H × W × D or H × W × D × M), prepared: M × h × w × d.
+
+        ``meta["original_affine"]`` is the scan's as it was read.
+        """
+        if isinstance(image, SpatialImage):
+            after_loading = Pipeline(self.prepare.transforms[1:])
+            return after_loading({"image": in_memory(self.spec, image, name)})["image"]
+        if fault := kind_fault(read_scan(Path(image))):  # to its last byte: damage shows in a checksum alone
+            raise BipvlError(f"{image} {fault[0]}; {fault[1]}.")
+        return self.prepare({"image": str(image)})["image"]
+
+    def predict(self, prepared: Tensor, *, progress: bool = False) -> Tensor:
         """A prepared image M × h × w × d → logits C × h × w × d on its grid."""
         return predict_volume(
             self.predictor,
@@ -137,11 +242,12 @@ class Segmenter:
             crop=self.config["crop"],
             overlap=self.config["overlap"]["test"],
             device=self.device,
+            progress=progress,
         )
 
     def segment(self, image: str | Path, output: str | Path) -> None:
         """Segment one NIfTI scan; the labels are written in the dataset's own codes on the scan's grid."""
-        prepared = self.prepare({"image": str(image)})["image"]
+        prepared = self.read(image)
         labels = to_grid(
             self.predict(prepared),
             prepared.affine,
@@ -150,3 +256,19 @@ class Segmenter:
             overlapping=self.spec.overlapping,
         )
         save_labels(decode(self.spec, labels.numpy()), image, output)
+
+
+def in_memory(spec: DatasetSpec, image: SpatialImage, name: str) -> MetaTensor:
+    """An image in memory as ``LoadCased`` reads a file: M × H × W × D, float32, on its own grid.
+
+    Raises:
+        BipvlError: other channels or axes than the dataset's, a voxel that is not finite.
+    """
+    voxels = np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))  # a copy: it may be changed
+    voxels = voxels[None] if voxels.ndim <= 3 else np.moveaxis(voxels, -1, 0)
+    if fault := image_fault(spec, voxels.shape, image.affine):
+        raise BipvlError(f"{name} {fault[0]}; {fault[1]}.")
+    if not np.isfinite(voxels).all():
+        raise BipvlError(f"{name} holds voxels that are not finite; replace them by the background.")
+    meta = {"filename_or_obj": name, "original_affine": image.affine}
+    return MetaTensor(torch.from_numpy(voxels), affine=torch.as_tensor(image.affine), meta=meta)

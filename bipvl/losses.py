@@ -46,9 +46,9 @@ def _cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor | None) -> T
 def repeatable_cross_entropy(
     logits: Tensor, classes: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Torch's cross-entropy over axis 1, mean or none; where determinism is demanded, made of parts that have it.
+    """Torch's cross-entropy over axis 1; where determinism is demanded, made of parts that have it on a GPU.
 
-    Torch's own has no deterministic form on a GPU. Logits B × C × …, classes B × …, ``weight`` C, which only
+    Logits B × C × …, classes B × …, ``weight`` C, which only
     the reduction ``none`` takes: torch's weighted mean is another.
     """
     if not torch.are_deterministic_algorithms_enabled():

@@ -1,7 +1,6 @@
 """manifest.json: what a run was made from, by what, and what came out, to be traced and verified."""
 
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -19,7 +18,7 @@ from bipvl.data.layouts import Case, read_json
 from bipvl.data.splits import split_cases
 from bipvl.errors import BipvlError
 from bipvl.files import write_json
-from bipvl.fingerprints import data_digest, digest, fingerprints, sha256
+from bipvl.fingerprints import data_digest, digest, fingerprints, read_fingerprints, sha256
 from bipvl.guard import launch
 from bipvl.runs import Run
 from bipvl.variants import prompt_texts
@@ -38,14 +37,17 @@ def recorded(run: Run, phase: str, cases: Sequence[Case]) -> Iterator[None]:
 
     Args:
         cases: whose files the phase reads; they must be as they were when the dataset was prepared.
+
+    Raises:
+        BipvlError: they are not, or there is a manifest that cannot be added to.
     """
     start, processes = time.monotonic(), launch()
     data = data_digest(cases, run.data_path)
+    path = run.directory / "manifest.json"
+    manifest = {"phases": _phases(path)} if path.is_file() else {"phases": {}}
     yield
     if not processes.is_main_process:
         return
-    path = run.directory / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"phases": {}}
     manifest["phases"][phase] = {
         "command": _command(run, phase),
         **environment(),
@@ -99,7 +101,7 @@ def verify(run: Run, data_root: str | Path | None) -> Iterator[Finding]:
     Raises:
         BipvlError: no manifest there, or one of an older layout.
     """
-    for phase, known in _phases(run).items():
+    for phase, known in _phases(run.directory / "manifest.json").items():
         now = _inputs(run, phase)
         for name, was in known["inputs"].items():
             if name == "data":
@@ -117,14 +119,25 @@ def verify(run: Run, data_root: str | Path | None) -> Iterator[Finding]:
         yield from _versions(phase, known)
 
 
-def _phases(run: Run) -> dict[str, Any]:
-    path = run.directory / "manifest.json"
+def _phases(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BipvlError(f"{path} is missing; train the run first, which writes it")
-    phases = read_json(path).get("phases", {})
-    if not phases or any("outputs" not in phase for phase in phases.values()):
-        raise BipvlError(f"{path} is of an older layout; delete {run.directory} and make the run anew")
+    phases = read_json(path).get("phases")
+    if not (isinstance(phases, dict) and phases and all(map(_is_phase, phases, phases.values()))):
+        raise BipvlError(
+            f"{path} is not whole or of an older layout; delete {path.parent} and make the run anew"
+        )
     return phases
+
+
+def _is_phase(name: str, phase: Any) -> bool:
+    mappings = ("packages", "inputs", "outputs")
+    return (
+        name in OUTPUTS
+        and isinstance(phase, dict)
+        and {"commit", "python"} <= phase.keys()
+        and all(isinstance(phase.get(key), dict) for key in mappings)
+    )
 
 
 def _verify_data(run: Run, phase: str, data_root: str | Path | None) -> Iterator[Finding]:
@@ -133,10 +146,10 @@ def _verify_data(run: Run, phase: str, data_root: str | Path | None) -> Iterator
         return
     train, val, test = split_cases(run.split_path, run.spec, data_root)
     cases = [*train, *val] if phase == "train" else test
-    known = read_json(run.data_path)
+    known = read_fingerprints(run.data_path)
     for case_id, files in fingerprints(cases).items():
         for key, found in files.items():
-            if found != known[case_id][key]:
+            if found != known.get(case_id, {}).get(key):
                 yield Finding("differs", f"{phase}: the {key} of {case_id} has changed")
 
 

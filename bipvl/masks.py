@@ -87,5 +87,5 @@ def _on_grids(case: Case, spec: DatasetSpec, spacing: Sequence[float]) -> dict[s
     """
     native = load_native(case)["label"]
     scan = torch.from_numpy(encode(spec, native[0].numpy(), str(case.label)))
-    working = prepare_transform(spec, spacing)({"image": str(case.image), "label": str(case.label)})
+    working = prepare_transform(spec, spacing)(case.paths)
     return {"scan": MetaTensor(scan, affine=native.affine), "working": working["label"]}

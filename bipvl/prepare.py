@@ -1,19 +1,21 @@
 """What stands before every run on a dataset: the cohort, its check, the split and the mean atlas."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from bipvl.atlas import mean_atlas
 from bipvl.data.check import check_dataset
-from bipvl.data.layouts import list_cases
+from bipvl.data.layouts import Case, list_cases
 from bipvl.data.spec import load_spec
-from bipvl.data.splits import make_split, write_split
+from bipvl.data.splits import Split, make_split, read_split, write_split
 from bipvl.data.transforms import prepare_transform
 from bipvl.errors import BipvlError
 from bipvl.evaluate import score_cases
-from bipvl.files import write_csv
-from bipvl.fingerprints import write_fingerprints
+from bipvl.files import write_csv, write_json
+from bipvl.fingerprints import fingerprints, read_fingerprints
 from bipvl.runs import dataset_settings, get_profile
 
 SPLIT_SEED = 42
@@ -37,7 +39,8 @@ def prepare(
         data_root: where the real data lie; None: the profile's synthetic cohort, written where it is missing.
 
     Raises:
-        BipvlError: the data have faults, or the profile has no synthetic cohort and no data root is given.
+        BipvlError: the data have faults; they or the split are others than those that were prepared there
+            before; the profile has no synthetic cohort and no data root is given.
     """
     spec = load_spec(dataset)
     data_root = Path(data_root) if data_root else synthetic_cohort(profile, dataset, progress)
@@ -47,15 +50,15 @@ def prepare(
             f"{spec.title} has {len(faults)} faults, the first: {faults[0]} See all with: "
             f"bipvl check {dataset} --data-root {data_root}"
         )
-    cases = list_cases(spec, data_root)
+    cases, folder = list_cases(spec, data_root), Path(root) / profile / spec.name
+    found = fingerprints(cases)
+    _check_same(folder / "data.json", found)
     split = make_split(spec, cases, SPLIT_SEED)
-    folder, by_id = Path(root) / profile / spec.name, {case.id: case for case in cases}
+    _check_same_split(folder / "split.json", split, cases)
+    by_id = {case.id: case for case in cases}
     spacing = dataset_settings(profile, spec)["spacing"]
     load = prepare_transform(spec, spacing)
-    labels = [
-        load({"image": str(by_id[i].image), "label": str(by_id[i].label)})["label"].as_subclass(Tensor)
-        for i in split.train
-    ]
+    labels = [load(by_id[i].paths)["label"].as_subclass(Tensor) for i in split.train]
     table = score_cases(
         [by_id[i] for i in split.test],
         spec,
@@ -65,9 +68,29 @@ def prepare(
         progress=progress,
     )
     write_csv(folder / "mean_atlas" / "seed0" / "metrics.csv", table)
-    write_fingerprints(cases, folder / "data.json")
+    write_json(folder / "data.json", found)
     write_split(split, folder / "split.json")
     return data_root
+
+
+def _check_same(path: Path, found: dict[str, Any]) -> None:
+    """All runs of a folder, stopped ones too, and the cases that it keeps prepared are of one data set."""
+    known = read_fingerprints(path) if path.is_file() else found
+    if other := sorted(i for i in known.keys() | found.keys() if known.get(i) != found.get(i)):
+        named = ", ".join(other[:5]) + ", …" * (len(other) > 5)
+        raise BipvlError(
+            f"{path.parent} was prepared from other data ({named}); put them back, or delete that folder "
+            "with its runs and begin anew"
+        )
+
+
+def _check_same_split(path: Path, split: Split, cases: Sequence[Case]) -> None:
+    """Drawn once, for all runs of a folder."""
+    if path.is_file() and read_split(path, cases) != split:
+        raise BipvlError(
+            f"{path} is another split than the dataset gives now; restore the dataset's YAML, or delete "
+            f"{path.parent} with its runs and begin anew"
+        )
 
 
 def synthetic_cohort(profile: str, dataset: str, progress: bool = True) -> Path:

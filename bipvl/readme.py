@@ -1,6 +1,6 @@
-"""The README's tables come from files: between ``<!-- FILE -->`` and ``<!-- end -->`` stands FILE's text.
+"""The tables in README.md and docs/ come from files: ``<!-- FILE -->`` to ``<!-- end -->`` is FILE's text.
 
-python -m bipvl.readme README.md
+``python -m bipvl.readme`` in the checkout reads them anew.
 """
 
 import re
@@ -13,8 +13,17 @@ from bipvl.files import write_text
 BLOCK = re.compile(r"(<!-- (figures/\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+def pages(folder: Path) -> list[Path]:
+    """The README and the pages of docs/ in a checkout."""
+    return [folder / "README.md", *sorted((folder / "docs").glob("*.md"))]
+
+
 def filled(text: str, folder: Path) -> str:
-    """The text with every block read anew from its file below ``folder``."""
+    """The text with every block read anew from its file below ``folder``.
+
+    Raises:
+        BipvlError: a file is missing.
+    """
 
     def block(match: re.Match) -> str:
         path = folder / match[2]
@@ -25,9 +34,16 @@ def filled(text: str, folder: Path) -> str:
     return BLOCK.sub(block, text)
 
 
+def refill(folder: Path) -> None:
+    """Read every block of every page anew; a page without a change is left alone."""
+    for page in pages(folder):
+        text = page.read_text(encoding="utf-8")
+        if (now := filled(text, folder)) != text:
+            write_text(page, now)
+
+
 if __name__ == "__main__":
-    readme = Path(sys.argv[1])
     try:
-        write_text(readme, filled(readme.read_text(encoding="utf-8"), readme.parent))
+        refill(Path())
     except BipvlError as error:
         sys.exit(f"bipvl: {error}")

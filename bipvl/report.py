@@ -4,6 +4,7 @@ The index lies at ``report/PROFILE/index.html``; verdicts and figures are those 
 """
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,12 @@ figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ font-size:
 {sections}
 </html>
 """
+SHOWN = {
+    *("h1", "h2", "h3", "h4", "h5", "h6", "p", "br", "hr", "div", "span", "pre", "sub", "sup", "del"),
+    *("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "img"),
+}
+WITH = {"*": ["class", "id", "align"], "img": ["src", "alt", "width", "height"]}
+"""Tags and attributes that a page shows beside those of a plain text; others are seen as written."""
 NO_NETWORK = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
 """What nbconvert's pages would fetch; none of the notebooks needs it."""
 
@@ -44,7 +51,8 @@ def write_report(
 
     Args:
         notebooks: below ``runs/PROFILE/``: of studies, data and runs.
-        figures: the profile's folder; claims.csv there gives the verdicts.
+        figures: the profile's folder; claims.csv there gives the verdicts, stress.csv beside it what
+            `make stress` has counted.
     """
     index = Path(index)
     with atomic_path(index.parent) as folder:
@@ -55,6 +63,7 @@ def write_report(
             ("Studies", _studies(studies, pages)),
             ("Figures and tables", _figures(figures, folder)),
             ("Runs", _runs(pages, folder)),
+            ("What it withstands", _stress(figures.parent / "stress.csv", folder)),
             ("All pages", _list(_link(page, title) for page, title in pages.values())),
         ]
         body = "\n".join(f"<h2>{title}</h2>\n{text}" for title, text in sections if text)
@@ -69,6 +78,14 @@ def heading(notebook: dict) -> str:
     return next((line.lstrip("# ").strip() for line in lines if line.startswith("#")), "Notebook")
 
 
+def cleaned(html: str) -> str:
+    """HTML of a notebook's texts and outputs, which may hold what data say, without what a browser runs."""
+    import bleach
+
+    html = re.sub(r"<style\b.*?</style>", "", html, flags=re.DOTALL | re.IGNORECASE)  # of pandas' tables
+    return bleach.clean(html, tags=bleach.ALLOWED_TAGS | SHOWN, attributes=bleach.ALLOWED_ATTRIBUTES | WITH)
+
+
 def _write_page(path: Path, folder: Path) -> tuple[str, str]:
     """An executed notebook as a page of ``folder``; its name and title."""
     import nbformat
@@ -79,7 +96,8 @@ def _write_page(path: Path, folder: Path) -> tuple[str, str]:
     place = [part for part in path.with_suffix("").parts[2:] if part != "notebook"]
     page, title = "-".join(place) + ".html", f"{heading(notebook)} ({', '.join(place)})"
     resources = {"metadata": {"name": title}}
-    body, _ = HTMLExporter(**NO_NETWORK).from_notebook_node(notebook, resources)
+    exporter = HTMLExporter(**NO_NETWORK, sanitize_html=True, filters={"clean_html": cleaned})
+    body, _ = exporter.from_notebook_node(notebook, resources)
     (folder / page).write_text(body, encoding="utf-8")
     return page, title
 
@@ -150,6 +168,40 @@ def _runs(pages: dict[Path, tuple[str, str]], folder: Path) -> str:
         )
     header = ["data set", "variant", "seed", "training (s)", "test (s)", "peak memory (GiB)", "commit", ""]
     return _table(header, rows) if rows else ""
+
+
+STRESS = {
+    "what": "what is done to it",
+    "held": "held",
+    "of": "of",
+    "seconds": "seconds",
+    "failed": "failed",
+}
+"""Column of stress.csv → its name on the page."""
+
+
+def stress_note(table: pd.DataFrame) -> str:
+    """What a reader of stress.csv must know: when it holds, what it was counted on."""
+    commit, python, packages, machine = (
+        " and ".join(table[name].astype(str).unique()) for name in ("commit", "python", "packages", "machine")
+    )
+    return (
+        "A training holds that ends with the same bytes (weights, history, embeddings) as one that never was "
+        "killed; an input that is refused in one sentence with a non-zero exit, without a traceback and with "
+        "nothing written; a scan whose labels return on its own grid, its affine unchanged, to the voxel or, "
+        "from another spacing, with Dice above 0.99. Trainings: synthetic cohort, profile smoke, seed 0. "
+        f"Commit {commit}; Python {python}; {packages}; {machine}."
+    )
+
+
+def _stress(path: Path, folder: Path) -> str:
+    if not path.is_file():
+        return ""
+    shutil.copyfile(path, folder / path.name)
+    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    rows = [[escape(cell) for cell in row] for row in table[[*STRESS]].itertuples(index=False)]
+    note = f"<p>{escape(stress_note(table))} {_link(path.name, 'The figures as CSV')}.</p>"
+    return f"{_table([*STRESS.values()], rows)}\n{note}"
 
 
 def _what(notebooks: Sequence[str | Path]) -> str:

@@ -1,6 +1,7 @@
 """Runs: what decides one result, and where it lies."""
 
-import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import yaml
 
 from bipvl.choices import choose
-from bipvl.data.layouts import cohort_of
+from bipvl.data.layouts import cohort_of, read_json
 from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.errors import BipvlError
 from bipvl.files import write_json
@@ -26,8 +27,13 @@ def get_profile(name: str) -> dict[str, Any]:
 
 
 def dataset_settings(profile: str, spec: DatasetSpec) -> dict[str, Any]:
-    """A profile's settings for one dataset: mappings from datasets to values are resolved."""
+    """A profile's settings for one dataset: mappings from datasets to values are resolved.
+
+    A dataset with a crop of its own keeps it and its spacing at every profile.
+    """
     settings = {"spacing": list(spec.spacing)} | get_profile(profile)
+    if spec.crop:
+        settings |= {"spacing": list(spec.spacing), "crop": _fitting_crop(profile, spec)}
 
     def resolve(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -37,6 +43,17 @@ def dataset_settings(profile: str, spec: DatasetSpec) -> dict[str, Any]:
         return {key: resolve(inner) for key, inner in value.items()}
 
     return resolve(settings)
+
+
+def _fitting_crop(profile: str, spec: DatasetSpec) -> list[int]:
+    """A dataset's own crop; BipvlError where the profile's network would leave a single voxel of it."""
+    halved = 2 ** (len(get_profile(profile)["network"]["depths"]) + 1)
+    if max(spec.crop) <= halved:
+        raise BipvlError(
+            f"{spec.title} has crops of {' x '.join(map(str, spec.crop))} voxels, too small for profile "
+            f"'{profile}'; make one side of 'crop' in its YAML {2 * halved}"
+        )
+    return list(spec.crop)
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,13 @@ class Run:
         data_root: Path,
         root: Path = Path("runs"),
     ) -> "Run":
-        """The run that these words name; nothing is written."""
+        """The run that these words name; nothing is written.
+
+        Raises:
+            BipvlError: unknown profile, dataset or variant; a seed below 0.
+        """
+        if seed < 0:
+            raise BipvlError(f"the seed {seed} is below 0; give 0 or more")
         spec = load_spec(dataset)
         settings = dataset_settings(profile, spec)
         config = {
@@ -75,18 +98,26 @@ class Run:
 
     @classmethod
     def open(cls, directory: str | Path) -> "Run":
-        """A run that lies on disk."""
+        """A run that lies on disk.
+
+        Raises:
+            BipvlError: no run there; its config cannot be read, lacks a setting, or names a dataset or a
+                variant that is not known.
+        """
         path = Path(directory) / "config.json"
         if not path.is_file():
             raise BipvlError(
                 f"{directory} holds no run (no config.json); give a folder that `bipvl train` wrote"
             )
-        return cls(Path(directory), json.loads(path.read_text(encoding="utf-8")))
+        config = read_json(path)
+        if "external" not in config:  # others' predictions, which no network of ours made
+            _check_config(config, path)
+        return cls(Path(directory), config)
 
     def claim(self) -> None:
         """Write the config; a directory that belongs to other settings is a BipvlError."""
         path = self.directory / "config.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != self.config:
+        if path.is_file() and read_json(path) != self.config:
             changed = [k for k, v in Run.open(self.directory).config.items() if self.config.get(k) != v]
             raise BipvlError(
                 f"{self.directory} holds a run with other settings ({', '.join(changed)}); "
@@ -112,9 +143,45 @@ class Run:
     @property
     def split_path(self) -> Path:
         """The split, shared by all runs on one dataset at one profile."""
-        return self.directory.parents[1] / "split.json"
+        # Not Path.parents, which ends where the path begins: a run may be given as "." or "seed0".
+        return Path(os.path.normpath(self.directory / ".." / ".." / "split.json"))
 
     @property
     def data_path(self) -> Path:
         """The fingerprints of the dataset's files, beside the split."""
         return self.split_path.with_name("data.json")
+
+
+def _check_config(config: dict[str, Any], path: Path) -> None:
+    if wrong := [key for key, is_right in _CONFIG.items() if not is_right(config.get(key))]:
+        raise BipvlError(
+            f"{path} lacks {', '.join(wrong)}, or holds there what cannot be: it is of an older layout "
+            f"or edited; delete {path.parent} and make the run anew"
+        )
+    try:
+        load_spec(config["dataset"])
+        get_variant(config["variant"])
+    except BipvlError as error:
+        raise BipvlError(f"{path}: {error}") from error
+
+
+def _of_kind(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _three(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_number, value)) and min(value) > 0
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+_CONFIG: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("dataset", "variant", "profile", "cohort"), _of_kind(str)),
+    "seed": _of_kind(int),
+    **dict.fromkeys(("spacing", "crop"), _three),
+    **dict.fromkeys(("network", "language", "training"), _of_kind(dict)),
+    "overlap": lambda value: isinstance(value, dict) and _number(value.get("test")),
+}
+"""What a run's config.json holds, and what each setting must be."""

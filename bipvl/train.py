@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from bipvl import scalars
 from bipvl.data.crops import TrainingCrops, derive_seed, nested_share, prepared
 from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
@@ -145,7 +146,12 @@ def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], pro
     config, settings, spec = run.config, run.config["training"], run.spec
     # Which parameters the objective reaches is the same in every step, but need not be all of them.
     wrapping = DistributedDataParallelKwargs(static_graph=True)
-    accelerator = Accelerator(mixed_precision=settings["mixed_precision"], kwargs_handlers=[wrapping])
+    accelerator = Accelerator(
+        mixed_precision=settings["mixed_precision"],
+        kwargs_handlers=[wrapping],
+        log_with=scalars.tracker(),
+        project_dir=run.directory,
+    )
     all_cases, val = (_prepared(run, cases) for cases in (train_cases, val_cases))
     batch = settings["batch_size"] * accelerator.num_processes  # of all processes together
     epoch = math.ceil(len(all_cases) / batch)
@@ -171,6 +177,7 @@ def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], pro
     loader = DataLoader(crops, batch_size=settings["batch_size"], num_workers=settings["workers"])
     learner, optimizer, loader = accelerator.prepare(learner, optimizer, loader)
     done = Progress.resume(run, accelerator)
+    scalars.begin(accelerator, done.rows)
     texts = prompt_texts(run.variant, spec)
     prompts = network.static_prompts(texts) if run.variant.language else None
     take_snapshot(run, network, prompts, val, done.step, accelerator)
@@ -197,6 +204,8 @@ def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], pro
             take_snapshot(run, network, prompts, val, done.step, accelerator)
             done.validated(score, accelerator, network)
             learner.train()
+        scalars.log(accelerator, done.rows[-1])
+    scalars.end(accelerator)
     done.finish(accelerator)
 
 

@@ -186,6 +186,6 @@ def load_network(variant: Variant, folder: str | Path) -> "nn.Module":
     except Exception as error:  # json, safetensors, torch and the networks each raise their own
         reason = textwrap.shorten(str(error) or type(error).__name__, 200)
         raise BipvlError(
-            f"{folder} holds no network of {variant.title} that can be loaded ({reason}); restore the folder, "
-            "or delete the run and train it anew"
+            f"{folder} holds no network of {variant.title} that can be loaded ({reason}); restore the "
+            "folder, or delete the run and train it anew"
         ) from error

@@ -18,7 +18,7 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/00_quickstart.ipynb)
 #
 # Opens a trained run, segments a test case that it has never seen, and shows the result beside the truth;
-# seconds on a laptop.
+# seconds on a laptop, minutes where it must train one first.
 
 # %%
 import importlib.util
@@ -42,22 +42,18 @@ output = "runs/quickstart.nii.gz"  # the segmentation, in the dataset's own labe
 
 # %% [markdown]
 # ## The trained run
-# What `config.json` says decides the result; the network loads from `model/`.
+# What `config.json` says decides the result; the network loads from `model/`. Where nothing is trained yet,
+# as on Colab, a run named as `…/PROFILE/DATASET/VARIANT/seedK` is prepared and trained first (minutes).
 
 # %%
-from bipvl.errors import BipvlError
+from bipvl.quickstart import trained_run
 
-if not Path(run, "model").is_dir():
-    raise BipvlError(
-        f"{run} holds no trained run yet; type `make reproduce`, or set `run` to another folder."
-    )
+trained = trained_run(run, data_root)
 
 # %%
 from bipvl.data.prompts import read_prompts
 from bipvl.infer import Segmenter
-from bipvl.runs import Run
 
-trained = Run.open(run)
 texts = read_prompts(prompts, trained.spec).segments() if prompts else None
 segmenter = Segmenter(run=trained, texts=texts)
 print(

@@ -19,6 +19,9 @@
 #
 # Gathers the scores of all runs of a study into the main table and its two figures; seconds, from the
 # runs' `metrics.csv` files alone.
+#
+# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util

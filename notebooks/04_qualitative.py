@@ -20,6 +20,9 @@
 # Shows, of each dataset, the test case with the median Dice of the study's first variant: what each network
 # made of it, where it is wrong, and its surfaces; then the five worst cases of all. A minute, from the runs'
 # predictions and the scans.
+#
+# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util

@@ -19,6 +19,9 @@
 #
 # Draws all loss terms, the validation Dice, the learnt loss weights and the learning rate of every run of
 # a study; seconds, from the runs' `history.csv` files alone.
+#
+# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util

@@ -19,6 +19,9 @@
 #
 # Holds every variant of a study against its first one, case by case, with intervals and tests; seconds, from
 # the runs' `metrics.csv` files alone.
+#
+# The runs must be there: type `make reproduce STUDY=fusion` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=fusion`).
 
 # %%
 import importlib.util

@@ -19,6 +19,9 @@
 #
 # Shows how similar the texts of each class are to its image and to those of all others, before training and
 # after, and the way that they came; seconds, from what each training kept of its vectors at every validation.
+#
+# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util

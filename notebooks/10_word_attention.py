@@ -19,6 +19,9 @@
 #
 # Shows, for each dataset, the image positions that a word of a prompt attends to at each stage of the fusion;
 # seconds a dataset, from the runs' networks and the scans.
+#
+# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util

@@ -19,6 +19,9 @@
 #
 # A row a claim: which study tests it, on what, the effect with its interval, and a verdict; a minute at most,
 # from the runs' `metrics.csv` files alone.
+#
+# The runs must be there: type `make reproduce STUDY=all` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=all`).
 
 # %%
 import importlib.util

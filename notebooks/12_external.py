@@ -19,6 +19,8 @@
 #
 # Scores a folder of label maps that another tool wrote, named under `external:` in `experiments.yaml`, as a
 # run's predictions are scored; seconds for synthetic scans, minutes for a hundred of clinical size.
+#
+# That folder must be there, no run: the other tool segments the split's test cases first.
 
 # %%
 import importlib.util

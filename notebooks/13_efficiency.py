@@ -19,6 +19,9 @@
 #
 # Counts each network's parameters and operations and holds them, and what its runs took, against what it
 # scores; half a minute, from the runs' `metrics.csv` and `manifest.json` files.
+#
+# The runs must be there: type `make reproduce STUDY=efficiency` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=efficiency`).
 
 # %%
 import importlib.util

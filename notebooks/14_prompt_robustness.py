@@ -19,6 +19,9 @@
 #
 # Tests a study's first variant with prompts of every kind, beside the variants that were trained with them; a
 # minute or two, from the trained runs and the scans.
+#
+# The runs must be there: type `make reproduce STUDY=prompts` first (in Colab, in a cell of its own,
+# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=prompts`).
 
 # %%
 import importlib.util

@@ -82,10 +82,10 @@ def split_with_a_case_that_is_gone(place):
 
 
 @corruption(
-    "mmwhs_ct", ("split.json", "leaves out 1 cases of the dataset, such as ct_train_1003"), words=WITH_SPLIT
+    "amos22", ("split.json", "leaves out 1 cases of the dataset, such as amos_0003"), words=WITH_SPLIT
 )
 def split_that_leaves_a_case_out(place):
-    written_split(place, train=CT[:1], val=CT[1:2], test=[])
+    written_split(place, train=["amos_0001"], val=["amos_0002"], test=["amos_0401", "amos_0402"])
 
 
 @corruption("mmwhs_ct", ("split.json", "is not a split (dataset, seed, train, val, test)"), words=WITH_SPLIT)
@@ -352,8 +352,8 @@ def prompts_of_one_class_missing(place):
 
 @corruption(
     "mmwhs_ct",
-    ("prompts.csv", "has 8 rows"),
     ("prompts.csv", "matches no class with the title of row 8, 'Spleen in a CT Image'"),
+    ("prompts.csv", "has 8 rows"),
 )
 def prompts_of_a_class_too_many(place):
     place.edit_prompts(lambda lines: [*lines, "Spleen in a CT Image,s,l,a,c,t"])

@@ -68,3 +68,27 @@ def write_prompts(spec: DatasetSpec, path: Path) -> Path:
     lines += [f"{c.name.title()} in a {spec.modality} Image,s,l,a,c,t" for c in spec.classes]
     path.write_text("\n".join(lines))
     return path
+
+
+def write_nnunet(
+    folder: Path,
+    *,
+    channels: tuple[str, ...] = ("T1", "T2"),
+    labels: dict[str, int | list[int]] | None = None,
+    cases: tuple[str, ...] = ("P1", "P2", "P3", "P4"),
+    shape: tuple[int, ...] = SHAPE,
+) -> Path:
+    """A folder in the form of nnU-Net v2, a file a channel; its label maps hold the codes 0, 1 and 2."""
+    for seed, case in enumerate(cases):
+        random = np.random.default_rng(seed)
+        for i in range(len(channels)):
+            save(folder / f"imagesTr/{case}_{i:04}.nii.gz", random.uniform(1, 90, shape).astype(np.float32))
+        save(folder / f"labelsTr/{case}.nii.gz", random.integers(0, 3, shape).astype(np.int16))
+    content = {
+        "channel_names": {str(i): name for i, name in enumerate(channels)},
+        "labels": {"background": 0, **(labels or {"femur": 1, "tibia": 2})},
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder

@@ -2,9 +2,12 @@
 
 import multiprocessing
 import random
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from bipvl.runs import Run
 
@@ -42,18 +45,20 @@ def train_with_kills(run: Run, data_root: Path, moments: Iterable[float]) -> int
     return kills
 
 
-def survive(kills: int, whole: Run, new_run: Callable[[int], Run], data_root: Path, seed: int) -> int:
-    """Train again and again, each time killed at random moments, until killed so often; counts trainings.
+def survive(kills: int, whole: Run, runs: Iterator[Run], data_root: Path, seed: int) -> list[int]:
+    """Train one run after another, each killed up to four times at random moments, until killed so often.
 
-    Each must end with the bytes of ``whole``, which is trained first, undisturbed.
+    Returns the kills of each training that ended with the bytes of ``whole``, which is trained first,
+    undisturbed.
     """
-    seconds, draw, trainings = seconds_of_training(whole, data_root), random.Random(seed), 0
-    while kills > 0:
-        run = new_run(trainings)
-        kills -= train_with_kills(run, data_root, [draw.uniform(0, seconds) for _ in range(4)])
-        assert results(run) == results(whole), f"training {trainings} ended with other bytes"
-        trainings += 1
-    return trainings
+    seconds, draw, survived = seconds_of_training(whole, data_root), random.Random(seed), []
+    with tqdm(total=kills, desc="trainings killed", unit="kill", file=sys.__stderr__) as bar:
+        while bar.n < kills:
+            run, moments = next(runs), [draw.uniform(0, seconds) for _ in range(min(4, kills - bar.n))]
+            hits = train_with_kills(run, data_root, moments)
+            survived += [hits] * (results(run) == results(whole))
+            bar.update(hits)
+    return survived
 
 
 def seconds_of_training(run: Run, data_root: Path) -> float:
@@ -72,8 +77,10 @@ def results(run: Run) -> dict[str, bytes]:
 
 def _train(directory: Path, config: dict, data_root: Path) -> None:
     import torch
+    from transformers.utils import logging
 
     from bipvl.train import train
 
+    logging.disable_progress_bar()  # the text encoder's, beside that of the kills
     torch.set_num_threads(1)
     train(Run(directory, config), data_root, progress=False)

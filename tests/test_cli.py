@@ -1,17 +1,32 @@
 """The command line: help for a newcomer, a sentence for bad input, nothing half-written."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
 from bipvl.__main__ import app
 
-COMMANDS = ("synthesize", "check", "prepare", "train", "evaluate", "segment", "figures")
+COMMANDS = (
+    "init-dataset",
+    "fetch",
+    "synthesize",
+    "check",
+    "prepare",
+    "train",
+    "evaluate",
+    "verify",
+    "segment",
+    "export",
+    "figures",
+)
 
 
 def run(*words: object) -> Result:
@@ -78,7 +93,9 @@ def test_it_runs_as_a_module():
         ("train amos22 bipvlseg --data-root empty", "empty is empty"),
         ("train amos22 bipvlseg", "bipvl prepare amos22"),
         ("evaluate runs/none", "runs/none holds no run"),
-        ("segment none.nii.gz --run runs/none -o out.nii.gz", "none.nii.gz is not a file"),
+        ("segment none.nii.gz --run runs/none -o out.nii.gz", "none.nii.gz is missing"),
+        ("segment empty --run runs/none -o out", "empty holds no scan"),
+        ("segment filled/notes.txt --run runs/none -o out.nii.gz", "is no NIfTI file by its name"),
         ("segment scan.nii.gz --run runs/none -o out.nii.gz", "runs/none holds no run"),
         ("segment scan.nii.gz --run runs/none -o out.png", "ends in .nii.gz or .nii"),
         ("segment scan.nii.gz --run runs/none -o ./scan.nii.gz", "the scan itself"),
@@ -139,11 +156,27 @@ def test_a_scan_is_segmented_or_its_fault_told(smoke_runs, place):
     result = run("segment", scan, "--run", trained, "-o", "out/labels.nii.gz")
     assert result.exit_code == 0, result.output
     assert nib.load("out/labels.nii.gz").shape == nib.load(scan).shape
+    facts = json.loads(Path("out/labels.json").read_text(encoding="utf-8"))
+    assert (facts["cohort"], facts["profile"], facts["seed"]) == ("synthetic", "smoke", 0)
     (place / "broken.nii.gz").write_bytes(b"no image")
     result = run("segment", "broken.nii.gz", "--run", trained, "-o", "out/broken.nii.gz")
     assert result.exit_code == 1
     assert "broken.nii.gz" in result.stderr
-    assert not Path("out/broken.nii.gz").exists()
+    assert {path.name for path in Path("out").iterdir()} == {"labels.csv", "labels.json", "labels.nii.gz"}
+
+
+def test_a_folder_of_scans_is_segmented_and_what_is_left_out_told(smoke_runs, place):
+    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "swin_unetr_v2" / "seed0"
+    Path("scans").mkdir()
+    for name, scan in zip("ab", sorted(smoke_runs.data_root.rglob("*_image.nii.gz")), strict=False):
+        shutil.copyfile(scan, f"scans/{name}.nii.gz")
+    Path("scans/notes.txt").touch()
+    result = run("segment", "scans", "--run", trained, "-o", "out", "--probabilities")
+    assert result.exit_code == 0, result.output
+    assert all(f"wrote out/{name}" in result.stdout for name in ("a.nii.gz", "b.nii.gz", "volumes.csv"))
+    assert "left out" in result.stdout and "notes.txt" in result.stdout
+    assert len(pd.read_csv("out/volumes.csv")) == 14
+    assert len([*Path("out/a_probabilities").iterdir()]) == 7
 
 
 def test_a_run_that_is_not_trained_cannot_segment(smoke_runs, place):

@@ -92,7 +92,7 @@ def test_few_bytes_are_read_by_one_process(tmp_path, heart, monkeypatch):
 def test_a_dataset_of_another_folder_still_has_its_prompts_checked(tmp_path):
     write_prompts(HEART, tmp_path / "brain.csv")
     found = faults(tmp_path, BRAIN, "brain.csv")
-    assert found[0].fault == "has 7 rows"
+    assert "has 7 rows" in {fault.fault for fault in found}
     assert "is not a folder" in found[-1].fault
 
 

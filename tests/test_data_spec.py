@@ -81,7 +81,7 @@ NESTED = {"overlapping": True, "code_names": {1: ["a"], 2: ["b"], 3: ["c"]}}
         ({"spacing": [1, 1]}, "'spacing' must be three positive numbers"),
         ({"spacing": [1, 1, -1]}, "'spacing' must be three positive numbers"),
         ({"modality": "PET"}, "'modality' must be CT or MR"),
-        ({"layout": "nnunet"}, "'layout' must be one of dataset_json, paired_files"),
+        ({"layout": "dicom"}, "'layout' must be one of dataset_json, nnunet, paired_files, or {image: a"),
         ({"intensity": {"window": [10, 0]}}, "'intensity' must be"),
         ({"augmentation": {"flip": True}}, "'augmentation' must be"),
         ({"split": {"test": 1.5, "val": 0.1}}, "'split' must be"),

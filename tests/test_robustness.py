@@ -28,7 +28,9 @@ def test_every_edit_is_tested_on_every_case_and_the_full_prompts_give_the_runs_o
 
 
 def test_variants_trained_with_an_edit_stand_beside_it(tmp_path, smoke_runs, monkeypatch):
-    monkeypatch.setattr("bipvl.robustness._tested", lambda run, *rest: dict.fromkeys(EDITS, _scores(run.config["variant"])))
+    monkeypatch.setattr(
+        "bipvl.robustness._tested", lambda run, *rest: dict.fromkeys(EDITS, _scores(run.config["variant"]))
+    )
     rows = [("a", "left ventricle", "dice", 0.25), ("b", "left ventricle", "dice", 0.75)]
     folders = [write_metrics(tmp_path, "mmwhs_ct", v, rows) for v in ("bipvlseg", "prompts-names")]
     found = prompt_robustness({"mmwhs_ct": folders}, tmp_path, progress=False)

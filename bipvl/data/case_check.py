@@ -1,8 +1,8 @@
 """One case: what can be wrong with its image, with its label map, and between the two."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,26 @@ class Finding:
 
 
 def check_case(spec: DatasetSpec, case: Case) -> Finding:
-    """Read a case's image and then its label map, each to its last byte, one of them in memory at a time."""
-    image, label = _look_at_image(spec, case.image), _look_at_label(spec, case.label)
+    """Read a case's image and then its label map, each to its last byte, one file in memory at a time."""
+    image, label = _look_at_images(spec, case.images), _look_at_label(spec, case.label)
     apart = grid_fault(*image.grid, *label.grid) if image.grid and label.grid else None
     return Finding(image, label, (*image.faults, *label.faults, *_faults(case.label, [apart])))
+
+
+def _look_at_images(spec: DatasetSpec, paths: Sequence[Path]) -> Look:
+    """One file or, with a file a channel, each by itself; then all must lie on the first one's grid."""
+    if len(paths) == 1:
+        return _look_at_image(spec, paths[0])
+    names = zip(paths, spec.channels, strict=True)
+    looks = [_look_at_image(replace(spec, channels=(name,)), path) for path, name in names]
+    faults = [fault for look in looks for fault in look.faults]
+    first, *others = looks
+    for path, other in zip(paths[1:], others, strict=True):
+        if first.grid and other.grid:
+            faults += _faults(path, [grid_fault(*first.grid, *other.grid, beside="first channel")])
+    digests = [look.digest or "" for look in looks]
+    digest = hashlib.sha256(" ".join(digests).encode()).hexdigest() if all(digests) else None
+    return Look(faults=tuple(faults), grid=first.grid, digest=digest)
 
 
 def _look_at_image(spec: DatasetSpec, path: Path) -> Look:

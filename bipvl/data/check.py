@@ -16,7 +16,7 @@ from bipvl.data.faults import Fault
 from bipvl.data.layouts import Case, cohort_of, extra_files, survey
 from bipvl.data.prompts import prompt_faults
 from bipvl.data.spec import DatasetSpec
-from bipvl.data.splits import read_split
+from bipvl.data.splits import PARTS, listed_parts, read_split, split_faults
 from bipvl.errors import BipvlError
 
 SMALL = 2**25
@@ -43,14 +43,14 @@ def check_dataset(
 
     Args:
         prompts: instead of the YAML's.
-        split: a written split, whose parts are then held against copies and patients; without it the sections
-            of a benchmark whose validation section is the test set.
+        split: a written split, whose parts are then held against copies and patients; without it those that
+            the YAML lists, or the sections of a benchmark whose validation section is the test set.
         workers: processes, each with one file in memory; without it as many as cores, or one for few bytes.
     """
     faults = [*prompt_faults(prompts or spec.prompts, spec), *_cohort_faults(data_root)]
     cases, undeclared = survey(spec, data_root)
-    parts, split_faults = _parts(spec, cases, split)
-    faults += [*undeclared, *extra_files(spec, data_root), *split_faults]
+    parts, wrong_parts = _parts(spec, cases, split, data_root)
+    faults += [*undeclared, *extra_files(spec, data_root), *wrong_parts]
     findings = _check_cases(spec, cases, workers or _workers(cases))
     bar = tqdm(findings, f"checking {spec.name}", len(cases), unit="case", disable=None if progress else True)
     found = [*zip(cases, bar, strict=True)]
@@ -86,7 +86,7 @@ def _leave_interrupts() -> None:
 
 
 def _workers(cases: Sequence[Case]) -> int:
-    files = (path for case in cases for path in (case.image, case.label) if os.path.isfile(path))
+    files = (path for case in cases for path in case.files.values() if os.path.isfile(path))
     if sum(path.stat().st_size for path in files) <= SMALL:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -102,20 +102,35 @@ def _cohort_faults(data_root: str | Path) -> list[Fault]:
 
 
 def _parts(
-    spec: DatasetSpec, cases: Sequence[Case], split: str | Path | None
+    spec: DatasetSpec, cases: Sequence[Case], split: str | Path | None, data_root: str | Path
 ) -> tuple[dict[str, str], list[Fault]]:
     """The part of the split that each case is in, where one is known, and what is wrong with the split."""
     if split is None:
-        fixed = spec.split["test"] == "validation"
-        return {case.id: case.section for case in cases if fixed}, []
+        return _declared_parts(spec, cases, str(Path(data_root) / spec.folder))
     try:
         drawn = read_split(split, cases)
     except BipvlError as error:
         return {}, [Fault.told(split, error)]
-    parts = {i: part for part in ("train", "val", "test") for i in getattr(drawn, part)}
+    parts = {i: part for part in PARTS for i in getattr(drawn, part)}
     left = [case.id for case in cases if case.id not in parts]
     told = f"leaves out {len(left)} cases of the dataset, such as {left[0]}" if left else ""
     return parts, [Fault(str(split), told, "delete it to redraw, or take them out")] if left else []
+
+
+def _declared_parts(
+    spec: DatasetSpec, cases: Sequence[Case], folder: str
+) -> tuple[dict[str, str], list[Fault]]:
+    """As `_parts`, of what the dataset's YAML says."""
+    try:
+        listed = listed_parts(spec)
+    except BipvlError as error:
+        return {}, [Fault.told(spec.split["file"], error)]
+    if listed is None:
+        fixed = spec.split["test"] == "validation"
+        return {case.id: case.section for case in cases if fixed}, []
+    if faults := [Fault(folder, *told) for told in split_faults(listed, cases)]:
+        return {}, faults
+    return {i: part for part in PARTS for i in listed[part]}, []
 
 
 def _copies(found: Found, parts: Mapping[str, str]) -> Iterator[Fault]:

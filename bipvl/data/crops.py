@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from monai.data import PersistentDataset
 from torch import Tensor
@@ -23,6 +24,23 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4]) >> 1
 
 
+class Kept(PersistentDataset):
+    """Prepared cases on disk; one that a killed process left half written is made anew.
+
+    MONAI moves them there from the system's temporary folder, which may lie on another disk.
+    """
+
+    def _cachecheck(self, item_transformed: Any) -> Any:
+        try:
+            return super()._cachecheck(item_transformed)
+        except (EOFError, OSError, RuntimeError):  # of an empty file, one cut within, one cut near its end
+            name = self.hash_func(item_transformed).decode() + self.transform_hash
+            if not (kept := Path(self.cache_dir, f"{name}.pt")).is_file():
+                raise
+            kept.unlink()
+            return super()._cachecheck(item_transformed)
+
+
 def prepared(
     spec: DatasetSpec, cases: Sequence[Case], spacing: Sequence[float], cache: Path
 ) -> PersistentDataset:
@@ -32,8 +50,8 @@ def prepared(
     """
     decides = json.dumps([repr(spec), list(spacing)], default=str)
     folder = cache / hashlib.sha256(decides.encode()).hexdigest()[:12]
-    items = [{"image": str(case.image), "label": str(case.label)} for case in cases]
-    return PersistentDataset(items, prepare_transform(spec, spacing), cache_dir=folder)
+    items = [case.paths for case in cases]
+    return Kept(items, prepare_transform(spec, spacing), cache_dir=folder)
 
 
 def nested_share(cases: Dataset, share: float) -> Dataset:

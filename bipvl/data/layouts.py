@@ -1,5 +1,6 @@
 """From a data root to the list of cases, whatever the benchmark's layout on disk."""
 
+import glob
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bipvl.data.faults import Fault
-from bipvl.data.spec import DatasetSpec
+from bipvl.data.spec import DatasetSpec, Patterns
 from bipvl.errors import BipvlError
 
 SECTIONS = ("training", "validation")  # a "test" section has no labels
@@ -18,7 +19,11 @@ SECTIONS = ("training", "validation")  # a "test" section has no labels
 
 @dataclass(frozen=True)
 class Case:
-    """One image and its label map, in a section of the benchmark, at a place in that section's own list."""
+    """One image and its label map, in a section of the benchmark, at a place in that section's own list.
+
+    Attributes:
+        image: its file; with a file a channel the first channel's, those of the others in ``further``.
+    """
 
     id: str
     image: Path
@@ -26,11 +31,30 @@ class Case:
     section: str = "training"
     position: int = 0
     patient: str = ""
+    further: tuple[Path, ...] = ()
 
     @property
     def person(self) -> str:
         """Who is in the scan; where the dataset's YAML cannot tell, each case counts as another patient."""
         return self.patient or self.id
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The image's file, or files in the order of the channels."""
+        return (self.image, *self.further)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file by what it is: image and label or, with a file a channel, image 1, … and label."""
+        if not self.further:
+            return {"image": self.image, "label": self.label}
+        return {f"image {i}": path for i, path in enumerate(self.images, 1)} | {"label": self.label}
+
+    @property
+    def paths(self) -> dict[str, str | list[str]]:
+        """What transforms load: "image", a path or with a file a channel a list of them, and "label"."""
+        images = [str(path) for path in self.images]
+        return {"image": images if self.further else images[0], "label": str(self.label)}
 
 
 def list_cases(spec: DatasetSpec, data_root: str | Path) -> list[Case]:
@@ -40,7 +64,7 @@ def list_cases(spec: DatasetSpec, data_root: str | Path) -> list[Case]:
         BipvlError: no such folder, no or a wrong dataset.json, no case, a file missing.
     """
     cases = declared_cases(spec, data_root)
-    missing = [path for case in cases for path in (case.image, case.label) if not path.is_file()]
+    missing = [path for case in cases for path in case.files.values() if not path.is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more files)" if len(missing) > 1 else ""
         raise BipvlError(
@@ -64,7 +88,7 @@ def survey(spec: DatasetSpec, data_root: str | Path) -> tuple[list[Case], list[F
         fix = f"{spec.title} is expected there, so check the data root"
         return [], [Fault(str(folder), "is not a folder", fix)]
     found: list[Case | Fault] = []
-    for entry in _READERS[spec.layout](spec, folder):
+    for entry in _entries(spec, folder):
         found += [entry] if isinstance(entry, Fault) else _placed(spec, folder, entry)
     faults = [entry for entry in found if isinstance(entry, Fault)]
     cases = sorted((entry for entry in found if isinstance(entry, Case)), key=lambda case: case.id)
@@ -81,11 +105,12 @@ def extra_files(spec: DatasetSpec, data_root: str | Path) -> list[Fault]:
     """Scans that lie among the cases' own but belong to none, so that they would be left out in silence.
 
     Hidden files, other kinds of file and cases that the dataset does not take by their number are not meant.
+    Neither is anything where the dataset's own patterns choose its files.
     """
     folder = Path(data_root) / spec.folder
-    entries = _READERS[spec.layout](spec, folder) if os.path.isdir(folder) else ()
-    own = {path for case in entries if isinstance(case, Case) for path in (case.image, case.label)}
-    if not own:
+    entries = _entries(spec, folder) if os.path.isdir(folder) else ()
+    own = {path for case in entries if isinstance(case, Case) for path in case.files.values()}
+    if not own or isinstance(spec.layout, Patterns):
         return []
     listed = own | (_named_in_json(folder) if spec.layout == "dataset_json" else set())
     return [
@@ -165,14 +190,73 @@ def _from_entry(entry: Any, section: str, position: int, path: Path) -> Case | F
     return Case(_stem(image), image, label, section, position)
 
 
-def _from_paired_files(spec: DatasetSpec, folder: Path) -> Iterator[Case]:
-    ids = sorted({match[1] for path in folder.glob("[!.]*") if (match := _PAIRED.fullmatch(path.name))})
-    for position, i in enumerate(ids):
-        yield Case(i, folder / f"{i}_image.nii.gz", folder / f"{i}_label.nii.gz", position=position)
+def _from_nnunet(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
+    """nnU-Net v2: a file a channel, ``imagesTr/CASE_0000.nii.gz``, and a dataset.json that lists no files."""
+    path = folder / "dataset.json"
+    try:
+        content = read_json(path)
+    except BipvlError as error:
+        yield Fault.told(path, error)
+        return
+    if (ending := content.get("file_ending")) not in (".nii.gz", ".nii"):
+        fix = "convert the scans to NIfTI, and write .nii.gz or .nii there"
+        yield Fault(str(path), f"has the 'file_ending' {ending!r}", fix)
+        return
+    if "dataset" in content:
+        fix = "put the files into imagesTr and labelsTr, and take it out"
+        yield Fault(str(path), "lists its files under 'dataset', which is not read", fix)
+        return
+    yield from _region_faults(spec, content, path)
+    yield from _channel_faults(spec, content.get("channel_names"), path)
+    cases = [*matching(folder, nnunet_patterns(len(spec.channels), ending))]
+    if (count := content.get("numTraining")) != len(cases):
+        told = f"has the 'numTraining' {count!r}, but {len(cases)} cases lie beside it"
+        yield Fault(str(path), told, "add the missing files, or correct the number")
+    yield from cases
 
 
-_PAIRED = re.compile(r"(.+)_(image|label)\.nii\.gz")
-_READERS = {"dataset_json": _from_dataset_json, "paired_files": _from_paired_files}
+def nnunet_patterns(channels: int, ending: str) -> Patterns:
+    """Where nnU-Net v2 keeps the files of its training cases."""
+    images = tuple(f"imagesTr/{{case}}_{i:04}{ending}" for i in range(channels))
+    return Patterns(image=images, label=f"labelsTr/{{case}}{ending}")
+
+
+def _from_patterns(spec: DatasetSpec, folder: Path) -> Iterator[Case]:
+    yield from matching(folder, spec.layout if isinstance(spec.layout, Patterns) else _PAIRED)
+
+
+def matching(folder: Path, patterns: Patterns) -> Iterator[Case]:
+    """A case for each id that a file is found of, sorted; its other files need not be there.
+
+    A file that fits two patterns belongs to the one that leaves less to the id.
+    """
+    every = sorted((*patterns.image, patterns.label), key=lambda p: (-len(p.replace("{case}", "")), p))
+    files = {path.relative_to(folder).as_posix() for p in every for path in folder.glob(_globbed(p))}
+    readers = [re.compile(_regex(p)) for p in every]
+    matches = (next(filter(None, (reader.fullmatch(file) for reader in readers)), None) for file in files)
+    for position, i in enumerate(sorted({match["case"] for match in matches if match})):
+        image, *further = (folder / p.replace("{case}", i) for p in patterns.image)
+        label = folder / patterns.label.replace("{case}", i)
+        yield Case(i, image, label, position=position, further=tuple(further))
+
+
+def _globbed(pattern: str) -> str:
+    return "*".join(map(glob.escape, pattern.split("{case}")))
+
+
+def _regex(pattern: str) -> str:
+    """The id is not hidden, as what macOS leaves behind is, and the same at each of its places."""
+    first, second, *more = map(re.escape, pattern.split("{case}"))
+    return "(?P=case)".join([rf"{first}(?P<case>(?!\.)[^/]+){second}", *more])
+
+
+_PAIRED = Patterns(image=("{case}_image.nii.gz",), label="{case}_label.nii.gz")
+_READERS = {"dataset_json": _from_dataset_json, "nnunet": _from_nnunet}
+
+
+def _entries(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
+    """What a dataset's folder declares, by its layout."""
+    return _READERS.get(spec.layout, _from_patterns)(spec, folder)
 
 
 def _placed(spec: DatasetSpec, folder: Path, case: Case) -> Iterator[Case | Fault]:
@@ -200,6 +284,30 @@ def _name_faults(spec: DatasetSpec, content: dict, path: Path) -> Iterator[Fault
             expected = f"expected '{accepted[0]}'" if accepted else f"{spec.title} declares no such code"
             told = f"calls label {code} '{name}'"
             yield Fault(str(path), told, f"{expected}, so see whether this is the right dataset")
+    yield from _channel_faults(spec, channels, path)
+
+
+def _region_faults(spec: DatasetSpec, content: dict, path: Path) -> Iterator[Fault]:
+    """As `_name_faults` for nnU-Net v2, whose names stand for a code or, as regions, for several."""
+    labels, covered = content.get("labels"), set()
+    named = [(name, {code}) for code, names in spec.code_names.items() for name in names]
+    named += [(name, {*c.codes}) for c in spec.classes for name in (c.name, *c.aliases)]
+    for name, value in labels.items() if isinstance(labels, dict) else ():
+        codes = value if isinstance(value, list) else [value]
+        if codes == [0]:
+            continue
+        fitting = [known for known, own in named if sorted(own) == codes]
+        if plain_name(name) not in map(plain_name, fitting):
+            expected = f"expected '{fitting[0]}'" if fitting else f"{spec.title} declares no such label"
+            told = f"calls label {value} '{name}'"
+            yield Fault(str(path), told, f"{expected}, so see whether this is the right dataset")
+        covered |= {code for code in codes if isinstance(code, int)}
+    if absent := sorted({*spec.known_codes} - covered - {0}):
+        fix = "restore the file, or correct 'classes' in the dataset's YAML"
+        yield Fault(str(path), f"has no label of the codes {absent}", fix)
+
+
+def _channel_faults(spec: DatasetSpec, channels: Any, path: Path) -> Iterator[Fault]:
     if len(spec.channels) > 1 and isinstance(channels, dict):
         found = [channels.get(str(i)) for i in range(len(channels))]
         if [*map(plain_name, found)] != [*map(plain_name, spec.channels)]:
@@ -215,6 +323,7 @@ def plain_name(name: object) -> str:
 
 _JOIN = {
     "dataset_json": "list it in dataset.json",
+    "nnunet": "call it CASE_0000.nii.gz, … by its channel, or CASE.nii.gz if it is a label map",
     "paired_files": "call it ID_image.nii.gz or ID_label.nii.gz",
 }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bipvl.data.faults import Fault
-from bipvl.data.spec import ClassSpec, DatasetSpec
+from bipvl.data.spec import FILL_IN, ClassSpec, DatasetSpec
 from bipvl.errors import BipvlError
 
 CONCEPTS: tuple[str, ...] = (
@@ -56,6 +56,43 @@ def prompt_faults(path: str | Path, spec: DatasetSpec) -> list[Fault]:
         return [Fault.told(path, error)]
 
 
+def check_prompts(table: PromptTable, spec: DatasetSpec, source: str) -> None:
+    """Hold a table that may not come from a file against the classes, as ``read_prompts`` does.
+
+    Raises:
+        BipvlError: as there, of ``source``.
+    """
+    lines = [[row.get(name, "").strip() for name in COLUMNS] for row in table.rows]
+    for told in [*_cell_faults([*COLUMNS], lines), *_class_faults([*table.rows], spec)]:
+        raise Fault(source, *told).error
+
+
+def named_classes(table: PromptTable, spec: DatasetSpec, source: str) -> tuple[ClassSpec, ...]:
+    """For each row the class that its title names, or a new one: called by the title, with the next code.
+
+    For networks whose channels the rows make: some of the classes, in any order, and others besides.
+
+    Raises:
+        BipvlError: an empty cell, no row, or two rows of one class, of ``source``.
+    """
+    lines = [[row.get(name, "").strip() for name in COLUMNS] for row in table.rows]
+    for told in _cell_faults([*COLUMNS], lines):
+        raise Fault(source, *told).error
+    if not lines:
+        raise Fault(source, "has no row", "give a row for each class to segment").error
+    found: list[ClassSpec] = []
+    free = max(spec.known_codes) + 1
+    for number, (title, *_) in enumerate(lines, start=1):
+        known = max(spec.classes, key=lambda c: _named_part(title, c))
+        if not _named_part(title, known):
+            known, free = ClassSpec(name=title, codes=(free,)), free + 1
+        if known.name in {c.name for c in found}:
+            told = f"names the class '{known.name}' again in row {number}, '{title}'"
+            raise Fault(source, told, "give each class one row").error
+        found.append(known)
+    return tuple(found)
+
+
 def default_prompts(spec: DatasetSpec) -> PromptTable:
     """The prompts that the dataset's YAML names."""
     return read_prompts(spec.prompts, spec)
@@ -98,17 +135,21 @@ def _cell_faults(header: list[str], lines: list[list[str]]) -> Iterator[tuple[st
             yield told, "put a text that holds a comma in quotes"
         elif empty := [name for name in COLUMNS if not cells.get(name)]:
             yield f"is incomplete: row {number} has no text under {', '.join(empty)}", "fill it in"
+        elif drafted := [name for name in COLUMNS if FILL_IN in cells[name]]:
+            told = f"is a draft: row {number} still holds '{FILL_IN}' under {', '.join(drafted)}"
+            yield told, "write there what can be seen in a scan"
 
 
 def _class_faults(rows: list[dict[str, str]], spec: DatasetSpec) -> Iterator[tuple[str, str]]:
     """A row a class in order, no row of none, no title twice."""
     titles = [row.get("Title", "") for row in rows]
-    if len(rows) != spec.num_classes:
-        yield f"has {len(rows)} rows", f"{spec.title} has {spec.num_classes} classes, a row each"
     for number, title in enumerate(titles, start=1):
         if not any(_names(title, c) for c in spec.classes):
             known = ", ".join(c.name for c in spec.classes)
             yield f"matches no class with the title of row {number}, '{title}'", f"the classes are {known}"
+    if len(rows) != spec.num_classes:
+        yield f"has {len(rows)} rows", f"{spec.title} has {spec.num_classes} classes, a row each"
+    for number, title in enumerate(titles, start=1):
         if title in titles[: number - 1]:
             yield f"has the title of row {number}, '{title}', twice", "give each class its own row"
     for number, (title, c) in enumerate(zip(titles, spec.classes, strict=False), start=1):
@@ -118,4 +159,9 @@ def _class_faults(rows: list[dict[str, str]], spec: DatasetSpec) -> Iterator[tup
 
 
 def _names(title: str, c: ClassSpec) -> bool:
-    return any(name.casefold() in title.casefold() for name in (c.name, *c.aliases))
+    return bool(_named_part(title, c))
+
+
+def _named_part(title: str, c: ClassSpec) -> int:
+    """The length of the longest of a class's names that a title contains; 0 where it contains none."""
+    return max(len(name) * (name.casefold() in title.casefold()) for name in (c.name, *c.aliases))

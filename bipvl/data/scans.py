@@ -117,17 +117,25 @@ def form_fault(scan: Scan) -> Told | None:
 
 
 def grid_fault(
-    image_shape: Sequence[int], image_affine: np.ndarray, label_shape: Sequence[int], label_affine: np.ndarray
+    image_shape: Sequence[int],
+    image_affine: np.ndarray,
+    label_shape: Sequence[int],
+    label_affine: np.ndarray,
+    *,
+    beside: str = "image",
 ) -> Told | None:
-    """What is wrong with a label map on this grid beside an image on that one (spatial shapes, affines)."""
+    """What is wrong with a label map on this grid beside an image on that one (spatial shapes, affines).
+
+    ``beside``: what the image is called.
+    """
     if tuple(image_shape) != tuple(label_shape):
         found, wanted = _times(label_shape), _times(image_shape)
-        return f"is {found} voxels, but its image is {wanted}", "resample the label onto the image"
+        return f"is {found} voxels, but its {beside} is {wanted}", f"resample it onto the {beside}"
     if not (apart := np.abs(np.subtract(image_affine, label_affine)).max()) <= AFFINE_TOLERANCE:
         how = ", ".join(_differences(image_affine, label_affine)) or f"affines differ by up to {apart:.3g} mm"
         return (
-            f"lies elsewhere than its image ({how})",
-            "resample it onto the image or, where only the header is wrong, copy the image's affine",
+            f"lies elsewhere than its {beside} ({how})",
+            f"resample it onto the {beside} or, where only the header is wrong, copy the {beside}'s affine",
         )
     return None
 

@@ -8,7 +8,7 @@ import reprlib
 import textwrap
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ import yaml
 from bipvl.errors import BipvlError
 
 _SPECS = Path(__file__).parent / "specs"
-LAYOUTS = ("dataset_json", "paired_files")
+LAYOUTS = ("dataset_json", "nnunet", "paired_files")
+FILL_IN = "FILL IN"
+"""What a draft holds wherever its owner must write; a file that holds it is refused."""
+CROP_STEP = 32
+"""A crop's sides are multiples of it, as the deepest network (profile paper) halves them five times."""
 AUGMENTATIONS = ("intensity_shift", "intensity_scale", "rotation_degrees", "zoom", "flip_axes")
 
 
@@ -32,21 +36,40 @@ class ClassSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patterns:
+    """Where files lie below a dataset's folder; ``{case}`` stands for a case's id, the same in all of them.
+
+    Attributes:
+        image: one file with all channels, or a file a channel, in the channels' order.
+    """
+
+    image: tuple[str, ...]
+    label: str
+
+    def __str__(self) -> str:
+        return f"image: {', '.join(self.image)}; label: {self.label}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
     """What a dataset's YAML declares. Row c of `classes` is row c of the prompts and class index c + 1.
 
     Attributes:
         folder: below the data root.
+        layout: one of LAYOUTS, or the files' patterns.
         case_numbers: keep only the cases whose id ends in a number from first to last (None: all).
         code_names: for each code the names that dataset.json may give it; from `classes` where not declared.
         overlapping: a voxel may belong to several classes (sigmoid channels, no background channel).
         spacing: working grid, mm.
         intensity: {"window": (lo, hi)}, to 0…1 and clipped, or {"zscore": "nonzero"}, each channel by itself.
         augmentation: some of AUGMENTATIONS.
-        split: {"test": "validation" (the benchmark's own section) or a share, "val": a share of the rest}.
+        split: {"test": "validation" (the benchmark's own section) or a share, "val": a share of the rest},
+            with a "seed" or not; {"train", "val", "test": case ids}; or {"file": a JSON or CSV of these}.
         nsd_tolerance: of the normalised surface Dice, mm.
         patient: regular expression at the beginning of a case's id, its one group the patient; a split keeps
             a patient's cases together. None: nothing tells, and each case counts as a patient of its own.
+        crop: of training, voxels. Where it is given, it and `spacing` hold at every profile. Prepared cases
+            do not depend on it, so it is not in the `repr` by which they are kept.
     """
 
     name: str
@@ -54,7 +77,7 @@ class DatasetSpec:
     modality: str
     channels: tuple[str, ...]
     folder: str
-    layout: str
+    layout: str | Patterns
     classes: tuple[ClassSpec, ...]
     spacing: tuple[float, float, float]
     intensity: dict[str, Any]
@@ -66,6 +89,7 @@ class DatasetSpec:
     case_numbers: tuple[int, int] | None = None
     code_names: dict[int, tuple[str, ...]] = field(default_factory=dict)
     patient: str | None = None
+    crop: tuple[int, int, int] | None = field(default=None, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -115,7 +139,7 @@ def load_spec(name: str | Path) -> DatasetSpec:
     else:
         near = difflib.get_close_matches(str(name), names, cutoff=0.4) or names
         raise BipvlError(f"There is no dataset '{name}'; did you mean {' or '.join(near)}, or a .yaml file?")
-    return _parse(_read(path), path)
+    return parse_spec(_read(path), path)
 
 
 def _read(path: Path) -> dict:
@@ -139,7 +163,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse(raw: dict, path: Path) -> DatasetSpec:
+def parse_spec(raw: dict, path: Path) -> DatasetSpec:
+    """The spec that the fields of the YAML file ``path`` declare; as `load_spec`."""
     required = [f.name for f in fields(DatasetSpec) if f.default is f.default_factory is MISSING]
     for key in raw:
         if key not in _FIELDS:
@@ -148,6 +173,8 @@ def _parse(raw: dict, path: Path) -> DatasetSpec:
             raise BipvlError(f"{path} has an unknown field '{key}'; {hint}?")
     if missing := [key for key in required if key not in raw]:
         raise BipvlError(f"{path} lacks {', '.join(missing)}; see {_SPECS / 'amos22.yaml'} for an example.")
+    if drafted := [key for key, value in raw.items() if FILL_IN in repr(value)]:
+        raise BipvlError(f"{path} is a draft: '{drafted[0]}' still holds '{FILL_IN}'; write what is meant.")
     values = {}
     for key, value in raw.items():
         parse, expected = _FIELDS[key]
@@ -156,13 +183,35 @@ def _parse(raw: dict, path: Path) -> DatasetSpec:
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError, re.error) as error:
             raise BipvlError(f"{path}: '{key}' must be {expected}, but is {reprlib.repr(value)}.") from error
     values["prompts"] = path.parent / values["prompts"]
+    if "file" in values["split"]:
+        values["split"] = {"file": path.parent / values["split"]["file"]}
+    if isinstance(values["layout"], Patterns):
+        values["layout"] = _of_channels(values["layout"], values["channels"], path)
     if not values.get("overlapping") and not values.get("code_names"):
         values["code_names"] = {code: (c.name, *c.aliases) for c in values["classes"] for code in c.codes}
     spec = DatasetSpec(**values)
     _check_codes(spec, path)
-    if spec.split["test"] == "validation" and spec.layout != "dataset_json":
-        raise BipvlError(f"{path}: 'split' takes the test cases from a section; only dataset.json has any.")
+    if spec.split.get("test") == "validation" and spec.layout != "dataset_json":
+        raise BipvlError(
+            f"{path}: 'split' takes the test cases from a section, which the layout dataset_json alone has; "
+            "give a share or case ids."
+        )
     return spec
+
+
+def _of_channels(patterns: Patterns, channels: tuple[str, ...], path: Path) -> Patterns:
+    """The patterns with each channel's name in the place of ``{channel}``."""
+    image = patterns.image
+    if any("{channel}" in pattern for pattern in image):
+        if unfit := [name for name in channels if not re.fullmatch(r"[^/\\{}.][^/\\{}]*", name)]:
+            raise BipvlError(f"{path}: the channel '{unfit[0]}' cannot be in a file's name; rename it.")
+        image = tuple(dict.fromkeys(p.replace("{channel}", name) for p in image for name in channels))
+    if len(image) not in (1, len(channels)) or len({*image, patterns.label}) != len(image) + 1:
+        raise BipvlError(
+            f"{path}: 'layout' has {len(image)} image patterns for {len(channels)} channels; give one for "
+            "all, one a channel, or one with {channel}, none of them twice."
+        )
+    return replace(patterns, image=image)
 
 
 def _check_codes(spec: DatasetSpec, path: Path) -> None:
@@ -204,6 +253,21 @@ def _distinct_texts(value: Any) -> tuple[str, ...]:
 def _folder(value: Any) -> str:
     path = os.path.normpath(_text(value))
     return _ensure(_text(value), not (os.path.isabs(path) or path.startswith("..")))
+
+
+def _layout(value: Any) -> str | Patterns:
+    if isinstance(value, str):
+        return _ensure(value, value in LAYOUTS)
+    image = _ensure(value, set(value) == {"image", "label"})["image"]
+    images = image if isinstance(image, list) else [image]
+    label = _pattern(_ensure(value["label"], "{channel}" not in value["label"]))
+    return Patterns(image=tuple(map(_pattern, _ensure(images, images))), label=label)
+
+
+def _pattern(value: Any) -> str:
+    text = os.path.normpath(_folder(value))
+    _ensure(text, "{case}" in text and text.lower().endswith((".nii", ".nii.gz")))
+    return _ensure(text, not re.search(r"[{}]", text.replace("{case}", "").replace("{channel}", "")))
 
 
 def _patient(value: Any) -> str:
@@ -265,9 +329,23 @@ def _augmentation(value: Any) -> dict[str, Any]:
 
 
 def _split(value: Any) -> dict[str, Any]:
-    _ensure(value, set(value) == {"test", "val"})
+    if isinstance(value, str):
+        return {"file": _ensure(_text(value), value.lower().endswith((".json", ".csv")))}
+    if set(value) == {"train", "val", "test"}:
+        return {part: _texts(value[part]) for part in ("train", "val", "test")}
+    _ensure(value, {"test", "val"} <= set(value) <= {"test", "val", "seed"})
     test = value["test"]
-    return {"test": test if test == "validation" else _share(test), "val": _share(value["val"])}
+    rule = {"test": test if test == "validation" else _share(test), "val": _share(value["val"])}
+    return rule | ({"seed": _seed(value["seed"])} if "seed" in value else {})
+
+
+def _seed(value: Any) -> int:
+    return _ensure(value, type(value) is int and 0 <= value < 2**32)
+
+
+def _crop(value: Any) -> tuple[int, ...]:
+    sides = [_ensure(v, type(v) is int and v > 0 and v % CROP_STEP == 0) for v in value]
+    return tuple(_ensure(sides, len(sides) == 3))
 
 
 def _case_numbers(value: Any) -> tuple[int, int]:
@@ -281,7 +359,11 @@ _FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "modality": (lambda v: _ensure(v, v in ("CT", "MR")), "CT or MR"),
     "channels": (_distinct_texts, "a list of the image channels' names, each once, such as [CT]"),
     "folder": (_folder, "the dataset's folder below the data root"),
-    "layout": (lambda v: _ensure(v, v in LAYOUTS), f"one of {', '.join(LAYOUTS)}"),
+    "layout": (
+        _layout,
+        f"one of {', '.join(LAYOUTS)}, or {{image: a pattern or a list of them, label: a pattern}}, patterns "
+        "such as scans/{case}.nii.gz that stay below the folder",
+    ),
     "classes": (
         _classes,
         "a list such as [{name: spleen, codes: [1]}], names and aliases distinct, codes from 1 to 32767",
@@ -290,7 +372,12 @@ _FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "spacing": (_spacing, "three positive numbers (mm)"),
     "intensity": (_intensity, "{window: [low, high]} or {zscore: nonzero}"),
     "augmentation": (_augmentation, f"a mapping of {', '.join(AUGMENTATIONS)} to positive numbers or axes"),
-    "split": (_split, "{test: validation or a share, val: a share}, shares between 0 and 1"),
+    "split": (
+        _split,
+        "{test: validation or a share, val: a share}, shares between 0 and 1, with a seed or not; or "
+        "{train: […], val: […], test: […]}, case ids in quotes; or the path of a .json or .csv with these",
+    ),
+    "crop": (_crop, f"three multiples of {CROP_STEP} (voxels)"),
     "prompts": (_text, "the prompt CSV's path, relative to the YAML file"),
     "nsd_tolerance": (_positive, "a positive number (mm)"),
     "case_numbers": (_case_numbers, "two whole numbers [first, last]"),

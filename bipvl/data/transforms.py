@@ -6,16 +6,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, NibabelReader
 from monai.transforms import (
     CastToTyped,
     Compose,
     CropForegroundd,
     DeleteItemsd,
+    EnsureChannelFirst,
     EnsureTyped,
     Lambdad,
-    LoadImage,
     NormalizeIntensityd,
     Orientationd,
     RandAffined,
@@ -28,6 +29,8 @@ from monai.transforms import (
     SpatialPadd,
     Transform,
 )
+from monai.transforms.io.array import switch_endianness
+from monai.utils import convert_to_dst_type
 
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
@@ -57,7 +60,8 @@ class Pipeline(Compose):
 class LoadCased(Transform):
     """Paths under "image" and, if present, "label" to MetaTensors on the scan's own grid.
 
-    Image M x H x W x D float32; label as `labels.encode` gives it. Other keys pass through.
+    A list of paths under "image" is a file a channel. Image M x H x W x D float32; label as `labels.encode`
+    gives it. Other keys pass through.
 
     Raises:
         BipvlError: unreadable file, wrong channels, grids that differ, undeclared codes.
@@ -68,7 +72,7 @@ class LoadCased(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = _load(data)
-        image, path = loaded["image"], data["image"]
+        image, path = loaded["image"], _paths(data["image"])[0]
         _raise(path, image_fault(self.spec, image.shape, image.affine.numpy()))
         if not torch.isfinite(image).all():
             raise BipvlError(f"{path} holds voxels that are not finite; replace them by the background.")
@@ -134,7 +138,7 @@ def load_native(case: Case) -> dict[str, Any]:
 
     Float32 MetaTensors; the label holds the native codes, which `labels.encode` checks.
     """
-    return _load({"id": case.id, "image": case.image, "label": case.label})
+    return _load({"id": case.id, **case.paths})
 
 
 def _load(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -148,11 +152,29 @@ def _load(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     return loaded
 
 
-def _read(path: str | Path) -> MetaTensor:
+def _paths(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [paths] if isinstance(paths, (str, Path)) else paths
+
+
+def _read(paths: str | Path | Sequence[str | Path]) -> MetaTensor:
+    """One file, or a file a channel on one grid, stacked in their order."""
+    first, *others = [_read_file(path) for path in _paths(paths)]
+    for path, other in zip(_paths(paths)[1:], others, strict=True):
+        grids = (first.shape[1:], first.affine.numpy(), other.shape[1:], other.affine.numpy())
+        _raise(path, grid_fault(*grids, beside="first channel"))
+    return torch.cat([first, *others]) if others else first
+
+
+def _read_file(path: str | Path) -> MetaTensor:
     if not Path(path).is_file():
         raise BipvlError(f"{path} is missing; check the path.")
     try:
-        return LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)(path)
+        # As MONAI's LoadImage, which makes all other readers too, and tries them on a file that is broken.
+        reader = NibabelReader()
+        array, meta = reader.get_data(reader.read(str(path)))
+        array, *_ = convert_to_dst_type(array, array, dtype=np.float32)
+        meta = switch_endianness(meta, "<") | {"filename_or_obj": str(path)}
+        return EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(array, meta))
     except Exception as error:  # nibabel, gzip, zlib and MONAI each raise their own for a broken file
         raise BipvlError(
             f"{path} cannot be read as NIfTI, whole and sound; fetch or export it again."

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,11 @@ def source_path(source: str) -> str:
     return str(MODEL_DIR)
 
 
+def _safely(path: str) -> dict[str, Any]:
+    """How everything is loaded: at the pinned commit, and no code that comes with it is run."""
+    return {"revision": REVISIONS.get(path), "trust_remote_code": False}
+
+
 def text_config(source: str) -> tuple[dict[str, Any], str]:
     """A text encoder's config without its weights or a network, and "" or what stands in for it.
 
@@ -157,7 +163,7 @@ def text_config(source: str) -> tuple[dict[str, Any], str]:
 
     path = source_path(source)
     try:
-        found = AutoConfig.from_pretrained(path, revision=REVISIONS.get(path), local_files_only=True)
+        found = AutoConfig.from_pretrained(path, **_safely(path), local_files_only=True)
     except (OSError, ValueError):
         distilled = path == HUB["clinicalbert"]
         config = DistilBertConfig() if distilled else BertConfig()
@@ -173,11 +179,11 @@ def load_backbone(source: str) -> nn.Module:
     try:
         backbone, info = AutoModel.from_pretrained(
             path,
-            revision=REVISIONS.get(path),
+            **_safely(path),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise BipvlError(_not_loadable(source)) from error
     missing = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
     misfits = [*info["mismatched_keys"]]
@@ -219,7 +225,7 @@ def load_tokenizer(source: str) -> Any:
 
     path = source_path(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=REVISIONS.get(path))
+        tokenizer = AutoTokenizer.from_pretrained(path, **_safely(path))
     except (OSError, ValueError) as error:
         raise BipvlError(f"no tokenizer could be loaded for {source}; {_not_loadable(source)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a missing file

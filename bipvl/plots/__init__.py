@@ -23,6 +23,7 @@ from bipvl.plots.diagrams import draw_architecture, draw_bifusion
 from bipvl.plots.differences import draw_ablation
 from bipvl.plots.efficiency import draw_efficiency
 from bipvl.plots.inside import attention_table, draw_word_attention
+from bipvl.plots.lab import draw_prompt_lab
 from bipvl.plots.pixels import failures_table, qualitative_table, samples_table, slice_table
 from bipvl.plots.robustness import draw_prompt_robustness
 from bipvl.plots.scores import draw_class_dice, draw_main_dice
@@ -66,6 +67,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "similarity": draw_similarity,
     "embedding_map": draw_embedding_map,
     "word_attention": draw_word_attention,
+    "prompt_lab": draw_prompt_lab,
 }
 """What draws a table, by the figure's name; a file's name may go on after a hyphen (a dataset)."""
 
@@ -82,7 +84,7 @@ TEXTS = (
     "rule",
     "channel",
 )
-TEXTS += ("text_class", "visual_class", "concept", "word")
+TEXTS += ("text_class", "visual_class", "concept", "word", "edit", "text")
 TEXTS += ("classes", "prompts", "trained", "plane", "layer", "around", "worst_class")
 
 

@@ -1,0 +1,121 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Prompt lab: edit a text, see what changes (the paper's concept prompts, by hand)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/16_prompt_lab.ipynb)
+#
+# Shows a case in 3D, then how edits of one concept's text change a class's mask, its similarities and where a
+# word looks; in JupyterLab with a form to type into. Seconds on a laptop, minutes where it must train first.
+
+# %%
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup` has installed it
+    subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
+    os.chdir("bipvl")
+if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+    os.chdir("..")
+
+# %% tags=["parameters"]
+run = "runs/quick/mmwhs_ct/bipvlseg/seed0"  # the folder of a trained run whose network reads prompts
+data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
+case = None  # the id of a test case; None: the first
+structure = None  # the name of a class; None: the dataset's first
+concept = "Location"  # the column of the prompts that is edited
+text = None  # a text of your own for it, shown beside the edits
+word = None  # the word whose attention is shown; None: the class's own name
+output = "runs/prompt_lab.nii.gz"  # the segmentation, in the dataset's own label codes
+
+# %% [markdown]
+# ## The trained run and the case
+# Where nothing is trained yet, as on Colab, a run named as `…/PROFILE/DATASET/VARIANT/seedK` is prepared and
+# trained first (minutes).
+
+# %%
+from bipvl.attention import head_noun
+from bipvl.choices import choose
+from bipvl.evaluate import test_cases
+from bipvl.lab import Lab, some_edits, with_text
+from bipvl.quickstart import trained_run
+
+trained = trained_run(run, data_root)
+lab = Lab(run=trained)
+cases = {c.id: c for c in test_cases(trained, data_root or f"data/synthetic-{trained.config['profile']}")}
+shown = choose("test case", case or next(iter(cases)), cases)
+classes = {c.name: row for row, c in enumerate(lab.spec.classes)}
+row = choose("class", structure or next(iter(classes)), classes)
+word = word or head_noun(lab.texts[row][0])
+origin = (
+    f"{trained.variant.title} on {trained.spec.title}, case {shown.id}, {trained.config['cohort']} cohort, "
+    f"profile {trained.config['profile']}, seed {trained.config['seed']}."
+)
+print(origin)
+
+# %% [markdown]
+# ## The case
+# With the truth, the network's prediction and where the word looks (in a window around the class). In
+# JupyterLab it turns; executed without a front end, three slices stand in its place.
+
+# %%
+from bipvl.infer import Segmenter
+from bipvl.viewer import has_front_end, view
+
+Segmenter(run=trained).segment(shown.image, output)
+window = lab.window(shown, row)
+answer = lab.ask(window, lab.texts, word)
+view(
+    shown.image,
+    truth=shown.label,
+    prediction=output,
+    attention=lab.attention_image(window, answer, stage=max(answer.attention)),
+    spec=lab.spec,
+    caption=f"{origin} Attention of “{word}”, last stage.",
+)
+
+# %% [markdown]
+# ## One concept, edited
+# The first row has the text that the network was trained with. Paraphrased says the same in other words;
+# all others say less, or what is wrong.
+
+# %%
+from IPython.display import Image
+
+from bipvl import plots, style
+
+asked = some_edits(lab.texts, row, concept)
+if text:
+    asked["yours"] = with_text(lab.texts, row, concept, text)
+table = lab.table(window, asked, word, concept)
+Image(style.png(plots.draw("prompt_lab", table)), width=900)
+
+# %% [markdown]
+# ## Your own words
+# Choose, type, press Show. Words that your text adds can be chosen too.
+
+# %%
+from IPython.display import display
+
+from bipvl.lab_form import LabForm
+
+if has_front_end():
+    display(LabForm(lab=lab, cases=list(cases.values())))
+else:
+    print("Open this notebook in JupyterLab to type here.")
