@@ -82,6 +82,8 @@ def load_experiments(profile: str, path: str | Path = PATH) -> Experiments:
 
     get_profile(profile)
     path = Path(path)
+    if not path.is_file():
+        raise BipvlError(f"{path} is missing; run this in a clone of the repository, which holds it")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

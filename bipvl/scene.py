@@ -14,8 +14,8 @@ from bipvl.data.labels import code_fault
 from bipvl.data.scans import grid_fault, image_fault
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
-from bipvl.plots.inside import TINT, _norm
-from bipvl.plots.pixels import _grey, _numbers
+from bipvl.plots.inside import TINT, share_norm
+from bipvl.plots.pixels import class_numbers, grey_values
 
 Scan = str | Path | nib.Nifti1Image
 """A NIfTI file, or what nibabel made of one."""
@@ -82,7 +82,7 @@ def read_scene(
     step = -(-max(scan.shape[:3]) // LONGEST_SIDE)
     affine = scan.affine @ np.diag([step, step, step, 1])
     thin = (slice(None, None, step),) * 3
-    grey = _grey(spec, channels[..., 0])[thin]
+    grey = grey_values(spec, channels[..., 0])[thin]
     masks = {"Truth": truth, "Prediction": prediction}
     layers = [
         _classes(title, _codes(mask, scan, spec)[thin], spec)
@@ -130,7 +130,7 @@ def _classes(title: str, codes: np.ndarray, spec: DatasetSpec) -> Layer:
     colours = [to_rgba(style.class_colour(row)) for row in range(spec.num_classes)]
     return Layer(
         title=title,
-        numbers=_numbers(spec, codes),
+        numbers=class_numbers(spec, codes),
         colours=np.rint(255 * np.array([(0, 0, 0, 0), *colours])).astype(np.uint8),
         names=("background", *(c.name for c in spec.classes)),
         classes=True,
@@ -147,7 +147,7 @@ def _attention(scan: nib.Nifti1Image, affine: np.ndarray, shape: Sequence[int]) 
         mode="grid-constant",
         cval=1.0,
     )
-    limit, steps = _norm(100 * ratio).vmax, np.arange(256) / 255
+    limit, steps = share_norm(100 * ratio).vmax, np.arange(256) / 255
     share = (1 + np.log(np.clip(ratio, 1 / limit, limit)) / np.log(limit)) / 2  # an even one in the middle
     return Layer(
         title="Attention",

@@ -17,7 +17,7 @@ from scipy.ndimage import affine_transform
 from bipvl import style
 from bipvl.plots import panels
 from bipvl.plots.cases import ShownCase, median_cases
-from bipvl.plots.pixels import Slice, _grey, read_slices
+from bipvl.plots.pixels import Slice, grey_values, read_slices
 from bipvl.statistics import dataset_title, provenance, variant_title
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def look_table(shown: ShownCase, look: "Look", origin: Mapping[str, object]) -> 
     """The part of ``attention_table`` that shows one look; ``origin`` is said of it."""
     image, label = nib.load(shown.case.image), nib.load(shown.case.label)
     codes = np.asarray(label.dataobj)
-    grey = _grey(shown.spec, np.asarray(image.dataobj, np.float32).reshape(*codes.shape, -1)[..., 0])
+    grey = grey_values(shown.spec, np.asarray(image.dataobj, np.float32).reshape(*codes.shape, -1)[..., 0])
     own = shown.spec.classes[look.class_index]
     slab = look.affine @ _step_up(int(look.mask.sum((0, 1)).argmax()))
     finer = max(1, round(SIDE / max(look.mask.shape[:2])))
@@ -124,13 +124,13 @@ def draw_word_attention(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(max(panel * columns + 1.4, 4.6), panel * len(slices) + 1.4))
     grid = figure.subplots(len(slices), columns, squeeze=False)
     figure.get_layout_engine().set(**panels.TIGHT)
-    norm = _norm(np.stack([this.masks[name] for this in slices for name in stages]))
+    norm = share_norm(np.stack([this.masks[name] for this in slices for name in stages]))
     for row, this in zip(grid, slices, strict=True):
         panels.show(row[0], this)
         row[0].set_ylabel(f"“{this.facts['word']}”\n{textwrap.fill(this.facts['class'], 20)}")
         for axes, name in zip(row[1:], stages, strict=True):
             panels.show(axes, this)
-            _tint(axes, this, this.masks[name], norm)
+            tint_share(axes, this, this.masks[name], norm)
             inside = this.facts[f"inside_{name.removeprefix(STAGE)}"]
             axes.text(0.03, 0.03, f"inside ×{inside:.2f}", transform=axes.transAxes, **panels.white())
         for axes in row:
@@ -151,14 +151,15 @@ def draw_word_attention(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _norm(percent: np.ndarray) -> LogNorm:
+def share_norm(percent: np.ndarray) -> LogNorm:
     """As far below an even attention as above it, to the value farthest from it; at least to a tenth more."""
     ratio = np.clip(percent, 1, None) / 100
     limit = max(ratio.max(), 1 / ratio.min(), 1.1)
     return LogNorm(1 / limit, limit)
 
 
-def _tint(axes: Axes, this: Slice, percent: np.ndarray, norm: LogNorm) -> None:
+def tint_share(axes: Axes, this: Slice, percent: np.ndarray, norm: LogNorm) -> None:
+    """Draw a share of attention, in percent of an even one, over a slice."""
     height, width = this.size
     extent = (-width / 2, width / 2, height / 2, -height / 2)
     axes.imshow(

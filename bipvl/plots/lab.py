@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bipvl import style
 from bipvl.plots import panels
-from bipvl.plots.inside import STAGE, TINT, _norm, _tint
+from bipvl.plots.inside import STAGE, TINT, share_norm, tint_share
 from bipvl.plots.pixels import Slice, read_slices
 from bipvl.statistics import dataset_title, provenance, variant_title
 
@@ -28,7 +28,7 @@ def draw_prompt_lab(table: pd.DataFrame) -> Figure:
     figure.get_layout_engine().set(**panels.TIGHT)
     widths = [1.45, *[1] * (1 + len(stages)), 1.6]
     grid = figure.subplots(len(answers), len(widths), squeeze=False, width_ratios=widths)
-    norm = _norm(np.stack([this.masks[s] for this in answers for s in stages if s in this.masks]))
+    norm = share_norm(np.stack([this.masks[s] for this in answers for s in stages if s in this.masks]))
     limits = _limits(answers)
     for row, this in zip(grid, answers, strict=True):
         _say(row[0], this)
@@ -74,7 +74,7 @@ def _attention(axes: Axes, this: Slice, stage: str, norm: LogNorm) -> None:
         panels.empty(axes, f"no “{this.facts['word']}”\nin its texts")
         return
     panels.show(axes, this)
-    _tint(axes, this, this.masks[stage], norm)
+    tint_share(axes, this, this.masks[stage], norm)
     _truth(axes, this)
 
 

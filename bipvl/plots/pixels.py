@@ -79,7 +79,7 @@ def slice_table(
         return np.flip(volume.take(index, axis).T)[::step, ::step]
 
     image = np.asarray(_canonical(case.image).dataobj, np.float32).reshape(*truth.shape, -1)[..., 0]
-    grey = picture(_grey(spec, image))
+    grey = picture(grey_values(spec, image))
     layers = {"image": grey} | {name: picture(mask) for name, mask in masks.items()}
     box = _content(np.max([grey, *(255 * (layers[name] > 0) for name in masks)], axis=0))
     layers = {name: layer[box] for name, layer in layers.items()}
@@ -162,13 +162,13 @@ def read_masks(
         BipvlError: a prediction that has not its scan's shape.
     """
     truth = _canonical(case.label)
-    masks = {"truth": _numbers(spec, np.asarray(truth.dataobj))}
+    masks = {"truth": class_numbers(spec, np.asarray(truth.dataobj))}
     for variant, given in predictions.items():
         prediction = given if isinstance(given, Prediction) else Prediction(path=given)
         volume = _canonical(prediction.path)
         if volume.shape != truth.shape:
             raise BipvlError(f"{prediction.path} has not the shape of {case.label}; evaluate its run anew.")
-        masks[variant] = _numbers(spec, np.asarray(volume.dataobj), prediction.codes)
+        masks[variant] = class_numbers(spec, np.asarray(volume.dataobj), prediction.codes)
     return masks, tuple(map(float, truth.header.get_zooms()[:3]))
 
 
@@ -200,7 +200,7 @@ def _canonical(path: Path) -> nib.Nifti1Image:
     return nib.as_closest_canonical(nib.load(path))
 
 
-def _grey(spec: DatasetSpec, volume: np.ndarray) -> np.ndarray:
+def grey_values(spec: DatasetSpec, volume: np.ndarray) -> np.ndarray:
     """The dataset's own window, or the 1st to 99.5th percentile of what is above zero, as 0…255."""
     if "window" in spec.intensity:
         low, high = spec.intensity["window"]
@@ -209,7 +209,9 @@ def _grey(spec: DatasetSpec, volume: np.ndarray) -> np.ndarray:
     return np.rint(255 * (np.clip(volume, low, high) - low) / (high - low)).astype(np.uint8)
 
 
-def _numbers(spec: DatasetSpec, codes: np.ndarray, native: Mapping[int, int] | None = None) -> np.ndarray:
+def class_numbers(
+    spec: DatasetSpec, codes: np.ndarray, native: Mapping[int, int] | None = None
+) -> np.ndarray:
     """Codes (``native``: the dataset's own for each) to the class's number, from 1; nested, the innermost."""
     number = {code: n for n, own in enumerate(spec.own_codes, start=1) for code in own}
     numbers = np.zeros(2**15, np.uint8)  # as many as there may be codes
