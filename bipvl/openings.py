@@ -21,9 +21,8 @@ def repository(pyproject: Path) -> str:
 def addressed(text: str, name: str, address: str) -> str:
     """A notebook's text with the badge's and the install cell's addresses as they must be."""
     owner = address.removeprefix("https://github.com/")
-    text = re.sub(
-        rf"\({re.escape(COLAB)}/[^)]*\)", f"({COLAB}/{owner}/blob/main/notebooks/{name}.ipynb)", text
-    )
+    notebook = "/".join([COLAB, owner, "blob/main/notebooks", f"{name}.ipynb"])
+    text = re.sub(rf"\({re.escape(COLAB)}/[^)]*\)", f"({notebook})", text)
     return re.sub(r'("clone", "--depth=1", )"[^"]*"', rf'\1"{address}"', text)
 
 

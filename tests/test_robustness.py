@@ -6,7 +6,9 @@ from score_files import write_metrics
 
 from bipvl import plots
 from bipvl.data.prompt_edits import EDITS
+from bipvl.data.spec import load_spec
 from bipvl.robustness import prompt_robustness
+from bipvl.runs import dataset_settings
 from bipvl.statistics import case_means, read_runs
 
 
@@ -32,7 +34,9 @@ def test_variants_trained_with_an_edit_stand_beside_it(tmp_path, smoke_runs, mon
         "bipvl.robustness._tested", lambda run, *rest: dict.fromkeys(EDITS, _scores(run.config["variant"]))
     )
     rows = [("a", "left ventricle", "dice", 0.25), ("b", "left ventricle", "dice", 0.75)]
-    folders = [write_metrics(tmp_path, "mmwhs_ct", v, rows) for v in ("bipvlseg", "prompts-names")]
+    whole = dataset_settings("quick", load_spec("mmwhs_ct"))
+    config = {key: whole[key] for key in ("spacing", "crop", "network", "language", "training", "overlap")}
+    folders = [write_metrics(tmp_path, "mmwhs_ct", v, rows, **config) for v in ("bipvlseg", "prompts-names")]
     found = prompt_robustness({"mmwhs_ct": folders}, tmp_path, progress=False)
     trained = found[found["trained"] != "full"]
     assert trained[["prompts", "trained", "case", "value"]].to_numpy().tolist() == [
