@@ -46,7 +46,7 @@ class Snapshot:
 def take_snapshot(
     run: Run, network: nn.Module, prompts: Any, cases: Sequence[Mapping], step: int, accelerator: Accelerator
 ) -> None:
-    """Write ``embeddings/step-XXXXXXXX.safetensors`` of a network that reads prompts; nothing of others.
+    """Write ``embeddings/step-00000042.safetensors`` of a network that reads prompts; nothing of others.
 
     The same weights give the same bytes; nothing is drawn at random, and the network's mode stays.
     """

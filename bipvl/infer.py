@@ -25,6 +25,7 @@ from bipvl.errors import BipvlError
 from bipvl.files import atomic_path
 from bipvl.runs import Run
 from bipvl.variants import Variant, load_network, prompt_texts
+from bipvl.windows import count_windows
 
 Predictor = Callable[[Tensor], Tensor]
 """Crop B × M × H × W × D → logits B × C × H × W × D."""
@@ -70,14 +71,6 @@ def predict_volume(
             return predictor(window)
 
         return inferer(image[None].as_subclass(Tensor), counted)[0]
-
-
-def count_windows(shape: Sequence[int], crop: Sequence[int], overlap: float) -> int:
-    """How many windows MONAI's sliding window lays over a volume."""
-    steps = [max(int(c * (1 - overlap)), 1) for c in crop]
-    return math.prod(
-        max(math.ceil((n - c) / step), 0) + 1 for n, c, step in zip(shape, crop, steps, strict=True)
-    )
 
 
 def to_labels(logits: Tensor, *, overlapping: bool) -> Tensor:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from bipvl.files import write_json
 from bipvl.missing import missing
 from bipvl.runs import dataset_settings, get_profile
 from bipvl.variants import VARIANTS
+from bipvl.windows import count_windows
 
 if TYPE_CHECKING:
     from bipvl.costs import Cost
@@ -100,21 +101,13 @@ def _listed(spec: DatasetSpec, profile: str) -> list[Case]:
     ]
 
 
-def windows(volume: Iterable[int], crop: Iterable[int], overlap: float) -> int:
-    """How many windows slide over a volume, as MONAI's inferer lays them."""
-    return prod(
-        ceil(max(size - side, 0) / max(int(side * (1 - overlap)), 1)) + 1
-        for size, side in zip(volume, crop, strict=True)
-    )
-
-
 def operations(cost: "Cost", split: Split, settings: Mapping[str, Any]) -> float:
     """All of a run's: its training steps, its validations, its test (a window: a forward pass)."""
     training, overlap, crop = settings["training"], settings["overlap"], settings["crop"]
     volume = settings.get("cohort", {}).get("size") or VOLUMES.get(split.dataset, VOLUME)
     steps = training["epochs"] * ceil(len(split.train) / training["batch_size"])
-    validated = training["validations"] * len(split.val) * windows(volume, crop, overlap["validation"])
-    tested = len(split.test) * windows(volume, crop, overlap["test"])
+    validated = training["validations"] * len(split.val) * count_windows(volume, crop, overlap["validation"])
+    tested = len(split.test) * count_windows(volume, crop, overlap["test"])
     return steps * cost.step + (validated + tested) * cost.forward / training["batch_size"]
 
 

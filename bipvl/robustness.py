@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from monai.data import MetaTensor
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -16,13 +15,13 @@ from bipvl.data.layouts import Case
 from bipvl.data.prompt_edits import EDITS, edited
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
-from bipvl.data.transforms import load_native, prepare_transform
+from bipvl.data.transforms import load_native
 from bipvl.evaluate import test_cases
-from bipvl.infer import make_predictor, predict_volume, to_grid
+from bipvl.infer import Segmenter, to_grid
 from bipvl.metrics import class_masks, dice_scores
 from bipvl.runs import Run
 from bipvl.statistics import LONG, case_means, read_runs
-from bipvl.variants import get_variant, load_network
+from bipvl.variants import get_variant
 
 
 def prompt_robustness(
@@ -58,19 +57,14 @@ def prompt_robustness(
 
 def _tested(run: Run, data_root: str | Path, progress: bool) -> dict[str, pd.DataFrame]:
     """A run's Dice on the scan's own grid under every edit of its dataset's prompts, each a long table."""
-    spec, texts = run.spec, default_prompts(run.spec).segments()
-    device = Accelerator().device
-    network = load_network(run.variant, run.model_folder).to(device)
-    predictors = {edit: make_predictor(network, run.variant, edited(texts, edit)) for edit in EDITS}
-    where = {"crop": run.config["crop"], "overlap": run.config["overlap"]["test"], "device": device}
-    prepare = prepare_transform(spec, run.config["spacing"])
+    spec, texts, segmenter = run.spec, default_prompts(run.spec).segments(), Segmenter(run=run)
+    segmenters = {edit: segmenter.with_texts(edited(texts, edit)) for edit in EDITS}
     rows: dict[str, list[dict]] = {edit: [] for edit in EDITS}
     title = f"{spec.name} · {run.variant.title} · prompts"
     for case in tqdm(test_cases(run, data_root), title, unit="case", disable=not progress):
-        image, truth = prepare({"image": case.paths["image"]})["image"], load_native(case)["label"]
-        for edit, predictor in predictors.items():
-            logits = predict_volume(predictor, image, **where)
-            dice = _dice(logits, image.affine, truth, case, spec)
+        image, truth = segmenter.prepare({"image": case.paths["image"]})["image"], load_native(case)["label"]
+        for edit, other in segmenters.items():
+            dice = _dice(other.predict(image), image.affine, truth, case, spec)
             rows[edit] += [{"case": case.id, "class": name, "value": value} for name, value in dice.items()]
     origin = {key: run.config[key] for key in ("cohort", "profile", "variant", "seed")}
     origin |= {"dataset": spec.name, "metric": "dice", "grid": "scan", "flag": ""}

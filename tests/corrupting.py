@@ -64,6 +64,14 @@ class Place:
             return self.folder / f"{i}_image.nii.gz", self.folder / f"{i}_label.nii.gz"
         return self.folder / "imagesTr" / f"{i}.nii.gz", self.folder / "labelsTr" / f"{i}.nii.gz"
 
+    def rename_case(self, old: str, new: str, section: str) -> None:
+        """Another id for a case, image and label map, of a section (Tr or Va); in dataset.json too."""
+        for kind in ("images", "labels"):
+            scan = self.folder / f"{kind}{section}" / f"{old}.nii.gz"
+            scan.rename(scan.with_name(f"{new}.nii.gz"))
+        path = self.folder / "dataset.json"
+        path.write_text(path.read_text().replace(old, new))
+
     def edit_json(self, change: Callable[[dict], Any]) -> None:
         content = json.loads((self.folder / "dataset.json").read_text())
         change(content)

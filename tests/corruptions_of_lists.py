@@ -46,20 +46,12 @@ def label_of_another_case(place):
 
 @corruption("knee", ("imagesVa/P1_other.nii.gz", "is of the patient P1, as P1_left.nii.gz is, across splits"))
 def patient_trained_on_and_tested_on(place):
-    for kind in ("images", "labels"):
-        scan = place.folder / f"{kind}Va" / "P3_left.nii.gz"
-        scan.rename(scan.with_name("P1_other.nii.gz"))
-    path = place.folder / "dataset.json"
-    path.write_text(path.read_text().replace("P3_left", "P1_other"))
+    place.rename_case("P3_left", "P1_other", "Va")
 
 
 @corruption("knee", ("/knee", "holds the case left, whose patient '(P\\d+)_' does not tell; rename it"))
 def case_without_its_patient(place):
-    for kind in ("images", "labels"):
-        scan = place.folder / f"{kind}Va" / "P3_left.nii.gz"
-        scan.rename(scan.with_name("left.nii.gz"))
-    path = place.folder / "dataset.json"
-    path.write_text(path.read_text().replace("P3_left", "left"))
+    place.rename_case("P3_left", "left", "Va")
 
 
 def written_split(place: Place, **parts: list[str]) -> None:
@@ -274,11 +266,7 @@ def labels_swapped_between_cases(place):
 
 @corruption("amos22", ("/amos22", "holds the case scan, which does not end in a number"))
 def case_without_a_number(place):
-    for kind in ("images", "labels"):
-        scan = place.folder / f"{kind}Tr" / "amos_0001.nii.gz"
-        scan.rename(scan.with_name("scan.nii.gz"))
-    path = place.folder / "dataset.json"
-    path.write_text(path.read_text().replace("amos_0001", "scan"))
+    place.rename_case("amos_0001", "scan", "Tr")
 
 
 @corruption("mmwhs_ct", ("cohort.json", 'does not say "cohort": "synthetic"'))

@@ -19,6 +19,7 @@ from bipvl.data.spec import load_spec
 from bipvl.data.splits import Split
 from bipvl.experiments import load_experiments
 from bipvl.missing import missing
+from bipvl.windows import count_windows
 
 CLASSES = load_spec("mmwhs_ct").classes
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def studies(tmp_path, monkeypatch):
 
 
 def test_an_abdomen_at_overlap_three_quarters_has_294_windows():
-    assert plan.windows((240, 240, 200), (96, 96, 96), 0.75) == 294
+    assert count_windows((240, 240, 200), (96, 96, 96), 0.75) == 294
 
 
 @settings(deadline=None, max_examples=40)
@@ -67,7 +68,7 @@ def test_windows_are_as_many_as_monai_predicts(volume, crop, overlap):
     calls = []
     inferer = SlidingWindowInferer(roi_size=crop, sw_batch_size=1, overlap=overlap)
     inferer(torch.zeros(1, 1, *volume), lambda window: calls.append(1) or window)
-    assert plan.windows(volume, crop, overlap) == len(calls)
+    assert count_windows(volume, crop, overlap) == len(calls)
 
 
 @pytest.mark.parametrize(

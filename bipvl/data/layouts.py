@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,13 +152,22 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _from_dataset_json(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
-    path = folder / "dataset.json"
-    try:
-        content = read_json(path)
-    except BipvlError as error:
-        yield Fault.told(path, error)
-        return
+def _described(read: Callable) -> Callable:
+    """A reader of a folder, from one of what its dataset.json says and where that lies."""
+
+    def reader(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
+        path = folder / "dataset.json"
+        try:
+            content = read_json(path)
+        except BipvlError as error:
+            yield Fault.told(path, error)
+        else:
+            yield from read(spec, content, path)
+
+    return reader
+
+
+def _from_dataset_json(spec: DatasetSpec, content: dict, path: Path) -> Iterator[Case | Fault]:
     yield from _name_faults(spec, content, path)
     listed = {section: content.get(section, []) for section in SECTIONS}
     found = [entry for section in SECTIONS for entry in _from_section(listed[section], section, path)]
@@ -190,14 +199,8 @@ def _from_entry(entry: Any, section: str, position: int, path: Path) -> Case | F
     return Case(_stem(image), image, label, section, position)
 
 
-def _from_nnunet(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
+def _from_nnunet(spec: DatasetSpec, content: dict, path: Path) -> Iterator[Case | Fault]:
     """nnU-Net v2: a file a channel, ``imagesTr/CASE_0000.nii.gz``, and a dataset.json that lists no files."""
-    path = folder / "dataset.json"
-    try:
-        content = read_json(path)
-    except BipvlError as error:
-        yield Fault.told(path, error)
-        return
     if (ending := content.get("file_ending")) not in (".nii.gz", ".nii"):
         fix = "convert the scans to NIfTI, and write .nii.gz or .nii there"
         yield Fault(str(path), f"has the 'file_ending' {ending!r}", fix)
@@ -208,7 +211,7 @@ def _from_nnunet(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
         return
     yield from _region_faults(spec, content, path)
     yield from _channel_faults(spec, content.get("channel_names"), path)
-    cases = [*matching(folder, nnunet_patterns(len(spec.channels), ending))]
+    cases = [*matching(path.parent, nnunet_patterns(len(spec.channels), ending))]
     if (count := content.get("numTraining")) != len(cases):
         told = f"has the 'numTraining' {count!r}, but {len(cases)} cases lie beside it"
         yield Fault(str(path), told, "add the missing files, or correct the number")
@@ -251,7 +254,7 @@ def _regex(pattern: str) -> str:
 
 
 _PAIRED = Patterns(image=("{case}_image.nii.gz",), label="{case}_label.nii.gz")
-_READERS = {"dataset_json": _from_dataset_json, "nnunet": _from_nnunet}
+_READERS = {"dataset_json": _described(_from_dataset_json), "nnunet": _described(_from_nnunet)}
 
 
 def _entries(spec: DatasetSpec, folder: Path) -> Iterator[Case | Fault]:
