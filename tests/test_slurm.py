@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_workflow import ROOT, snakemake, write_experiments, write_notebook
+from test_workflow import ROOT, snakemake, write_data_notebook, write_experiments, write_notebook
 
 PROFILE = ROOT / "notebooks" / "slurm" / "config.yaml"
 NO_PLUGIN = "snakemake-executor-plugin-slurm is not installed"
@@ -65,17 +65,7 @@ def test_a_job_is_submitted_with_the_profiles_account_and_partition(tmp_path, mo
 def test_notebooks_that_run_at_once_have_equal_shares_of_the_cores(tmp_path):
     """Eight cores for JOBS=3: two threads each, as torch sees them, and never a fourth at once."""
     notebooks, common = tmp_path / "notebooks", {"profile": "", "runs": "", "data_root": None}
-    write_notebook(
-        notebooks / "01_data.ipynb",
-        "from pathlib import Path\n"
-        "folder = Path(runs, profile, dataset)\n"
-        "(folder / 'mean_atlas' / 'seed0').mkdir(parents=True, exist_ok=True)\n"
-        "(folder / 'mean_atlas' / 'seed0' / 'metrics.csv').touch()\n"
-        "(folder / 'split.json').touch()",
-        **common,
-        dataset="",
-        figures="",
-    )
+    write_data_notebook(notebooks, **common)
     write_notebook(
         notebooks / "02_run.ipynb",
         "import json, time\n"

@@ -47,6 +47,21 @@ def write_notebook(path: Path, code: str, **parameters: object) -> Path:
     return path
 
 
+def write_data_notebook(notebooks: Path, **parameters: object) -> None:
+    """A 01_data.ipynb that leaves the files which the workflow expects of it, and nothing in them."""
+    write_notebook(
+        notebooks / "01_data.ipynb",
+        "from pathlib import Path\n"
+        "folder = Path(runs, profile, dataset)\n"
+        "(folder / 'mean_atlas' / 'seed0').mkdir(parents=True, exist_ok=True)\n"
+        "(folder / 'mean_atlas' / 'seed0' / 'metrics.csv').touch()\n"
+        "(folder / 'split.json').touch()",
+        **parameters,
+        dataset="",
+        figures="",
+    )
+
+
 def write_experiments(folder: Path, **changes: object) -> Path:
     """An experiments.yaml of one study on one dataset, with one field of the study changed."""
     (folder / "03_main_table.ipynb").touch()
@@ -237,17 +252,7 @@ def test_a_wrong_value_is_one_sentence(tmp_path, config, sentence):
 def test_it_fails_in_a_sentence_goes_on_and_then_has_nothing_to_do(tmp_path):
     notebooks = tmp_path / "notebooks"
     common = {"profile": "", "runs": "", "data_root": None}
-    write_notebook(
-        notebooks / "01_data.ipynb",
-        "from pathlib import Path\n"
-        "folder = Path(runs, profile, dataset)\n"
-        "(folder / 'mean_atlas' / 'seed0').mkdir(parents=True, exist_ok=True)\n"
-        "(folder / 'mean_atlas' / 'seed0' / 'metrics.csv').touch()\n"
-        "(folder / 'split.json').touch()",
-        **common,
-        dataset="",
-        figures="",
-    )
+    write_data_notebook(notebooks, **common)
     write_notebook(
         notebooks / "02_run.ipynb",
         "from pathlib import Path\n"
