@@ -79,7 +79,7 @@ def inference(run: Run) -> dict[str, Any]:
         "inferer": {
             "_target_": "SlidingWindowInferer",
             "roi_size": list(run.config["crop"]),
-            "sw_batch_size": 1,
+            "sw_batch_size": run.config["training"]["batch_size"],
             "overlap": run.config["overlap"]["test"],
             "mode": "gaussian",
             "sw_device": "@device",

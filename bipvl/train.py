@@ -222,12 +222,17 @@ def validate(
 ) -> float:
     """Mean foreground Dice over validation cases and classes, on the working grid; processes share them."""
     predictor = make_predictor(network, run.variant, texts)
-    overlap, spec = run.config["overlap"]["validation"], run.spec
+    spec = run.spec
     scores: list[Tensor] = []
     with accelerator.split_between_processes(list(range(len(cases)))) as mine:
         for case in (cases[i] for i in mine):
             logits = predict_volume(
-                predictor, case["image"], crop=run.config["crop"], overlap=overlap, device=accelerator.device
+                predictor,
+                case["image"],
+                crop=run.config["crop"],
+                overlap=run.config["overlap"]["validation"],
+                at_once=run.config["training"]["batch_size"],
+                device=accelerator.device,
             )
             labels = to_labels(logits, overlapping=spec.overlapping)
             scores.append(dice_scores(class_masks(labels, spec), class_masks(case["label"], spec)))

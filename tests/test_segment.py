@@ -294,15 +294,17 @@ def test_probabilities_are_made_in_place_part_by_part(monkeypatch):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.tuples(*[st.integers(3, 30)] * 3), st.sampled_from([0.0, 0.25, 0.5, 0.8]))
-def test_the_bar_counts_the_windows(shape, overlap):
-    calls = []
-    predictor = lambda crop: calls.append(crop) or crop  # noqa: E731
+@given(st.tuples(*[st.integers(3, 30)] * 3), st.sampled_from([0.0, 0.25, 0.5, 0.8]), st.integers(1, 3))
+def test_the_bar_counts_the_windows_however_many_go_at_once(shape, overlap, at_once):
+    seen = []
+    predictor = lambda crops: seen.extend(crops) or crops.clone()  # noqa: E731
     crop = (8, 12, 8)
-    infer.predict_volume(
-        predictor, torch.zeros(1, *shape), crop=crop, overlap=overlap, device=torch.device("cpu")
+    image = torch.rand(1, *shape)
+    same = infer.predict_volume(
+        predictor, image, crop=crop, overlap=overlap, at_once=at_once, device=torch.device("cpu")
     )
-    assert infer.count_windows(shape, crop, overlap) == len(calls)
+    assert infer.count_windows(shape, crop, overlap) == len(seen)
+    torch.testing.assert_close(same, image)
 
 
 # --- bad input ---

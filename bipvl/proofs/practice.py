@@ -69,7 +69,8 @@ def windows_of(size: tuple[int, int, int]) -> int:
         calls.append(1)
         return window
 
-    predict_volume(predictor, torch.zeros(1, *size), crop=CROP, overlap=OVERLAP, device=torch.device("cpu"))
+    image = torch.zeros(1, *size)
+    predict_volume(predictor, image, crop=CROP, overlap=OVERLAP, at_once=1, device=torch.device("cpu"))
     return len(calls)
 
 
