@@ -288,7 +288,8 @@ def segment(
         Path,
         typer.Argument(
             metavar="IMAGE",
-            help="Scan of the kind it was trained on: NIfTI, a folder of them, or a DICOM series' folder.",
+            help="Scan of the kind it was trained on: NIfTI (of NAME_0000.nii.gz, …, a file a channel, any), "
+            "a folder of such, or a DICOM series' folder.",
         ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of a trained or exported run.")],

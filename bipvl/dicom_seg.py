@@ -1,5 +1,6 @@
 """Labels as a DICOM segmentation (SEG) of the series that they were found in, made by highdicom."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from bipvl.dicom import series_slices
 from bipvl.errors import BipvlError
 from bipvl.extras import extras_told
 from bipvl.files import atomic_path
+from bipvl.sources import Scan, files_of
 
 if TYPE_CHECKING:
     from bipvl.segmentation import Segmentation
@@ -18,9 +20,9 @@ SCHEME = "99BIPVL"
 """Coding scheme of the classes' codes; DICOM keeps names that begin with 99 for private ones."""
 
 
-def check_seg(scans: list[Path], spec: DatasetSpec) -> None:
+def check_seg(scans: Sequence[Scan], spec: DatasetSpec) -> None:
     """A BipvlError where a SEG could not be written of these scans."""
-    if files := [scan for scan in scans if not scan.is_dir()]:
+    if files := [file for scan in scans for file in files_of(scan) if not file.is_dir()]:
         raise BipvlError(f"{files[0]} is no DICOM series, which a DICOM segmentation must refer to")
     if spec.overlapping:
         raise BipvlError(f"the classes of {spec.title} overlap; their DICOM segmentation is not written")

@@ -52,6 +52,11 @@ def open_export(source: str | Path) -> Export:
     return Export(folder, read_json(folder / RUN))
 
 
+def open_run(folder: str | Path) -> Run:
+    """A run that lies on disk, as it was trained or as it was exported."""
+    return open_export(folder) if Path(folder, RUN).is_file() else Run.open(folder)
+
+
 def write_export(run: Run, folder: str | Path) -> None:
     """Write a run's weights, config, tokenizer, spec, prompts and model card into a new folder.
 

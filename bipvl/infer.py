@@ -220,17 +220,21 @@ class Segmenter:
         other.predictor = make_predictor(self.network, self.run.variant, texts)
         return other
 
-    def read(self, image: str | Path | SpatialImage, name: str = "the image") -> MetaTensor:
-        """A scan, as a NIfTI file or in memory (H × W × D or H × W × D × M), prepared: M × h × w × d.
+    def read(self, image: Sequence[str | Path] | SpatialImage, name: str = "the image") -> MetaTensor:
+        """A scan, as NIfTI or in memory (H × W × D or H × W × D × M), prepared: M × h × w × d.
+
+        Args:
+            image: its files, one or a channel each; or the image itself, called ``name``.
 
         ``meta["original_affine"]`` is the scan's as it was read.
         """
         if isinstance(image, SpatialImage):
             after_loading = Pipeline(self.prepare.transforms[1:])
             return after_loading({"image": in_memory(self.spec, image, name)})["image"]
-        if fault := kind_fault(read_scan(Path(image))):  # to its last byte: damage shows in a checksum alone
-            raise BipvlError(f"{image} {fault[0]}; {fault[1]}.")
-        return self.prepare({"image": str(image)})["image"]
+        for path in image:  # to its last byte: damage shows in a checksum alone
+            if fault := kind_fault(read_scan(Path(path))):
+                raise BipvlError(f"{path} {fault[0]}; {fault[1]}.")
+        return self.prepare({"image": [str(path) for path in image]})["image"]
 
     def predict(self, prepared: Tensor, *, progress: bool = False) -> Tensor:
         """A prepared image M × h × w × d → logits C × h × w × d on its grid."""
@@ -246,7 +250,7 @@ class Segmenter:
 
     def segment(self, image: str | Path, output: str | Path) -> None:
         """Segment one NIfTI scan; the labels are written in the dataset's own codes on the scan's grid."""
-        prepared = self.read(image)
+        prepared = self.read([image])
         labels = to_grid(
             self.predict(prepared),
             prepared.affine,

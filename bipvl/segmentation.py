@@ -1,7 +1,7 @@
 """Scans of one's own, segmented: ``bipvl.segment`` and what it gives back; ``bipvl segment`` writes it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 from bipvl.data.labels import decode
 from bipvl.data.prompt_edits import Texts, edited
 from bipvl.data.prompts import COLUMNS, PromptTable, check_prompts, named_classes, read_prompts
-from bipvl.data.scans import image_fault
+from bipvl.data.scans import grid_fault, image_fault
 from bipvl.data.spec import DatasetSpec
 from bipvl.dicom import read_series, series_slices
 from bipvl.dicom_seg import check_seg, write_seg
 from bipvl.errors import BipvlError
-from bipvl.export import RUN, open_export
+from bipvl.export import open_run
 from bipvl.files import atomic_path, write_csv, write_json
 from bipvl.infer import (
     Segmenter,
@@ -34,7 +34,7 @@ from bipvl.infer import (
     to_probabilities_,
 )
 from bipvl.runs import Run
-from bipvl.sources import scans_at, stem, targets_of
+from bipvl.sources import Scan, files_of, is_alone, name_of, scans_at, stem, targets_of
 from bipvl.variants import Variant, prompt_texts
 
 ORIGIN = ("cohort", "profile", "dataset", "variant", "seed")
@@ -42,6 +42,8 @@ ORIGIN = ("cohort", "profile", "dataset", "variant", "seed")
 
 Prompts = str | Path | PromptTable | None
 Model = str | Path | Run | Segmenter
+Image = Scan | SpatialImage
+"""A scan on disk, or in memory."""
 
 
 class Probabilities(Mapping[str, nib.Nifti1Image]):
@@ -114,8 +116,9 @@ def segment(
 
     Args:
         image: a NIfTI file, the folder of a DICOM series, a nibabel image, or (array, affine) with voxels
-            H × W × D, or H × W × D × M where the dataset has M channels, and an affine 4 × 4 in mm. Of a
-            folder of NIfTI files each is segmented: a list in the order of their names.
+            H × W × D, or H × W × D × M where the dataset has M channels, and an affine 4 × 4 in mm. Where
+            each channel has a file of its own (NAME_0000.nii.gz, …), any of them. Of a folder of NIfTI files
+            each scan is segmented: a list in the order of their names.
         model: the folder of a trained or exported run, a Run, or a Segmenter, which many calls can share.
         prompts: a prompt CSV or table instead of the dataset's own.
         probabilities: keep those of the classes too.
@@ -127,11 +130,11 @@ def segment(
         >>> result = bipvl.segment("scan.nii.gz", "runs/quick/amos22/bipvlseg/seed0")  # doctest: +SKIP
         >>> result.volumes[["class", "ml"]], result.labels.get_fdata()  # doctest: +SKIP
     """
-    alone = isinstance(image, (SpatialImage, tuple))
-    scans = [_as_image(image)] if alone else scans_at(image)
+    in_memory = isinstance(image, (SpatialImage, tuple))
+    scans = [_as_image(image)] if in_memory else scans_at(image, _channels_of(model))
     segmenter = open_model(model, prompts)
     found = [*segment_each(scans, segmenter, prompts, probabilities=probabilities, progress=progress)]
-    return found[0] if alone or Path(image) in scans else found
+    return found[0] if in_memory or is_alone(image, scans) else found
 
 
 def segment_files(
@@ -154,13 +157,13 @@ def segment_files(
         BipvlError: as ``segment``, or an output in the way of a scan; of all that is told before the first
             scan is segmented nothing is written.
     """
-    scans = scans_at(image)
+    scans = scans_at(image, _channels_of(model))
     targets = targets_of(image, scans, output)
     segmenter = open_model(model, prompts)
     if dicom_seg:
         check_seg(scans, segmenter.spec)
-    single = Path(image) in scans
-    table = targets[0].with_name(f"{stem(targets[0])}.csv") if single else Path(output) / "volumes.csv"
+    beside = targets[0].with_name(f"{stem(targets[0])}.csv")
+    table = beside if is_alone(image, scans) else Path(output) / "volumes.csv"
     volumes = []
     each = segment_each(scans, segmenter, prompts, probabilities=probabilities, progress=progress)
     for scan, target, result in zip(scans, targets, each, strict=True):
@@ -178,7 +181,7 @@ def open_model(model: Model, prompts: Prompts = None) -> Segmenter:
     Raises:
         BipvlError: no run, no trained network, prompts that do not fit the run, its classes or its encoder.
     """
-    run = model.run if isinstance(model, Segmenter) else _run(model)
+    run = _run(model)
     texts, spec = channels(run.spec, run.variant, prompts)  # before the network, which takes longer
     segmenter = model if isinstance(model, Segmenter) else Segmenter(run=run)
     if prompts is None:
@@ -187,10 +190,14 @@ def open_model(model: Model, prompts: Prompts = None) -> Segmenter:
     return segmenter.with_texts(texts, spec)
 
 
-def _run(model: str | Path | Run) -> Run:
-    if isinstance(model, Run):
-        return model
-    return open_export(model) if Path(model, RUN).is_file() else Run.open(model)
+def _run(model: Model) -> Run:
+    if isinstance(model, Segmenter):
+        return model.run
+    return model if isinstance(model, Run) else open_run(model)
+
+
+def _channels_of(model: Model) -> int:
+    return len(_run(model).spec.channels)
 
 
 def channels(spec: DatasetSpec, variant: Variant, prompts: Prompts) -> tuple[Texts, DatasetSpec]:
@@ -229,7 +236,7 @@ def check_lengths(texts: Texts, network: Any, source: str) -> None:
 
 
 def segment_each(
-    scans: list[Path] | list[SpatialImage],
+    scans: Sequence[Image],
     segmenter: Segmenter,
     prompts: Prompts = None,
     *,
@@ -246,17 +253,31 @@ def segment_each(
         yield _segmented(scan, segmenter, source, probabilities, progress)
 
 
-def check_header(scan: Path | SpatialImage, spec: DatasetSpec) -> None:
+def check_header(scan: Image, spec: DatasetSpec) -> None:
     """What can be told of a scan without its voxels: a sentence where it is not of the dataset's kind."""
+    if fault := image_fault(spec, *_place(scan)):
+        raise BipvlError(f"{_name(scan)} {fault[0]}; {fault[1]}.")
+
+
+def _place(scan: Image) -> tuple[tuple[int, ...], np.ndarray]:
+    """By its headers, a scan's shape with the channels first, and its affine."""
+    if isinstance(scan, tuple):
+        return _common_place(scan)
     if isinstance(scan, Path) and scan.is_dir():
         slices = series_slices(scan)
-        shape, affine = (*slices[0].size[:2], len(slices)), np.eye(4)
-    else:
-        image = scan if isinstance(scan, SpatialImage) else _opened(scan)
-        shape, affine = image.shape, image.affine
-    channels_first = (*shape[3:], *shape[:3]) if len(shape) > 3 else (1, *shape)
-    if fault := image_fault(spec, channels_first, affine):
-        raise BipvlError(f"{_name(scan)} {fault[0]}; {fault[1]}.")
+        return (1, *slices[0].size[:2], len(slices)), np.eye(4)
+    image = scan if isinstance(scan, SpatialImage) else _opened(scan)
+    shape = image.shape
+    return (*shape[3:], *shape[:3]) if len(shape) > 3 else (1, *shape), image.affine
+
+
+def _common_place(files: tuple[Path, ...]) -> tuple[tuple[int, ...], np.ndarray]:
+    """Of a file a channel; a BipvlError where they do not lie on one grid."""
+    first, *others = map(_opened, files)
+    for path, other in zip(files[1:], others, strict=True):
+        if fault := grid_fault(first.shape, first.affine, other.shape, other.affine, beside="first channel"):
+            raise BipvlError(f"{path} {fault[0]}; {fault[1]}.")
+    return (len(files), *first.shape), first.affine
 
 
 def _opened(path: Path) -> SpatialImage:
@@ -267,12 +288,17 @@ def _opened(path: Path) -> SpatialImage:
 
 
 def _segmented(
-    scan: Path | SpatialImage, segmenter: Segmenter, source: str, probabilities: bool, progress: bool
+    scan: Image, segmenter: Segmenter, source: str, probabilities: bool, progress: bool
 ) -> Segmentation:
     spec = segmenter.spec
-    image = scan if isinstance(scan, SpatialImage) else read_series(scan) if scan.is_dir() else nib.load(scan)
-    is_file = isinstance(scan, Path) and scan.is_file()
-    prepared = segmenter.read(scan if is_file else image, _name(scan))
+    in_memory = isinstance(scan, SpatialImage)
+    files = () if in_memory else files_of(scan)
+    if files and files[0].is_file():
+        image = nib.load(files[0])
+        prepared = segmenter.read(files)
+    else:
+        image = scan if in_memory else read_series(scan)
+        prepared = segmenter.read(image, _name(scan))
     grid = on_grid_of(np.broadcast_to(np.int16(0), image.shape[:3]), image)
     del image  # of a series these are the voxels, which are no longer needed
     working = to_probabilities_(segmenter.predict(prepared, progress=progress), overlapping=spec.overlapping)
@@ -281,7 +307,7 @@ def _segmented(
         working, prepared.affine, target, grid.shape, overlapping=spec.overlapping
     ).numpy()
     labels = on_grid_of(_codes(spec, encoded), grid)
-    name = stem(scan) if isinstance(scan, Path) else "scan"
+    name = "scan" if isinstance(scan, SpatialImage) else name_of(scan)
     names = [c.name for c in spec.classes]
     return Segmentation(
         scan=name,
@@ -337,8 +363,10 @@ def _source(prompts: Prompts) -> str:
     return str(prompts) if prompts is not None else "the dataset's own"
 
 
-def _name(scan: Path | SpatialImage) -> str:
+def _name(scan: Image) -> str:
     """What to call a scan in a sentence."""
+    if isinstance(scan, tuple):
+        return f"{scan[0]} … {scan[-1].name}"
     return str(scan) if isinstance(scan, Path) else scan.get_filename() or "the image in memory"
 
 

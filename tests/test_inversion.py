@@ -41,6 +41,7 @@ class Oracle(Segmenter):
     def __init__(self, spec: DatasetSpec, spacing: tuple[float, ...], crop: int = 32) -> None:
         self.spec, self.device = spec, torch.device("cpu")
         self.config = {"crop": (crop, crop - 4, crop + 4), "overlap": {"test": 0.25}}
+        self.config["training"] = {"batch_size": 2}
         self.prepare = prepare_transform(spec, spacing)
 
     def predictor(self, crops: torch.Tensor) -> torch.Tensor:

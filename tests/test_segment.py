@@ -265,6 +265,58 @@ def test_nested_classes_of_a_scan_of_four_channels_count_whole(tmp_path):
     assert np.array_equal(array.labels.dataobj, result.labels.dataobj)
 
 
+def write_channels(folder: Path, name: str) -> list[Path]:
+    """A brain as nnU-Net has it, a file a channel, each of other values."""
+    levels = np.rint(levels_of(SHAPE))
+    files = [folder / f"{name}_{channel:04}.nii.gz" for channel in range(4)]
+    folder.mkdir(exist_ok=True)
+    for number, file in zip((2, 1, 3, 1), files, strict=True):
+        values = 40 * (np.where(levels >= number, 1, 0) + 1) * (levels > -1)
+        nib.save(nib.Nifti1Image(values.astype(np.float32), OBLIQUE), file)
+    return files
+
+
+def test_a_file_a_channel_is_the_same_scan_as_one_file(tmp_path):
+    files = write_channels(tmp_path / "scans", "a_b")
+    write_channels(tmp_path / "scans", "c")
+    stack = np.stack([nib.load(file).get_fdata() for file in files], -1)
+    stacked = tmp_path / "scans" / "d_0002.nii.gz"  # a scan's name may end so too
+    nib.save(nib.Nifti1Image(stack.astype(np.float32), OBLIQUE), stacked)
+    segment_files(tmp_path / "scans", Known(BRAIN), tmp_path / "out", progress=False)
+    wanted = bipvl.segment((stack, OBLIQUE), Known(BRAIN), progress=False).labels
+    for name in ("a_b", "c", "d_0002"):
+        labels = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        assert np.array_equal(labels.dataobj, wanted.dataobj)
+        assert np.allclose(labels.affine, OBLIQUE)
+    assert pd.read_csv(tmp_path / "out" / "volumes.csv")["scan"].unique().tolist() == ["a_b", "c", "d_0002"]
+    facts = json.loads((tmp_path / "out" / "a_b.json").read_text())
+    assert facts["scan"] == f"{files[0]} … a_b_0003.nii.gz"
+    one = bipvl.segment(files[2], Known(BRAIN), progress=False)  # any of them
+    assert one.scan == "a_b" and np.array_equal(one.labels.dataobj, wanted.dataobj)
+    # Of one channel, each file is a scan of its own.
+    assert scans_at(tmp_path / "scans") == sorted((tmp_path / "scans").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda f: f[2].unlink(), r"x_0002\.nii\.gz is missing: x_0000\.nii\.gz holds one of 4 channels"),
+        (lambda f: save_scan(f[1], np.ones((9, 9, 9)), OBLIQUE), r"x_0001\.nii\.gz is 9 x 9 x 9 voxels"),
+        (
+            lambda f: save_scan(f[3], np.ones(SHAPE), OBLIQUE * 2),
+            r"x_0003\.nii\.gz lies elsewhere than its first channel",
+        ),
+        (lambda f: f[1].write_bytes(f[1].read_bytes()[:-9]), r"x_0001\.nii\.gz cannot be read as NIfTI"),
+    ],
+    ids=["missing", "smaller", "elsewhere", "cut_short"],
+)
+def test_channels_that_are_no_scan_are_told(tmp_path, spoil, told):
+    spoil(write_channels(tmp_path / "scans", "x"))
+    with pytest.raises(BipvlError, match=told):
+        segment_files(tmp_path / "scans", Known(BRAIN), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 # --- large scans ---
 
 
