@@ -11,7 +11,7 @@ from scipy.ndimage import affine_transform, generate_binary_structure, maximum_f
 
 from bipvl import style
 from bipvl.data.labels import code_fault
-from bipvl.data.scans import grid_fault, image_fault
+from bipvl.data.scans import grid_fault, image_fault, open_scan
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
 from bipvl.plots.inside import TINT, share_norm
@@ -97,12 +97,7 @@ def read_scene(
 def _open(scan: Scan) -> nib.Nifti1Image:
     """With axes to the right, the front and the head."""
     if isinstance(scan, (str, Path)):
-        if not Path(scan).is_file():
-            raise BipvlError(f"{scan} is missing; check the path.")
-        try:
-            scan = nib.load(scan)
-        except Exception as error:  # nibabel, gzip and zlib each raise their own for a broken file
-            raise BipvlError(f"{scan} cannot be read as NIfTI; fetch or export it again.") from error
+        scan = open_scan(Path(scan))
     if len(scan.shape) not in (3, 4):
         raise BipvlError(
             f"{_name(scan)} has {len(scan.shape)} axes, but a scan has three; give one 3D volume."

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from bipvl.data.labels import decode
 from bipvl.data.prompt_edits import Texts, edited
 from bipvl.data.prompts import COLUMNS, PromptTable, check_prompts, named_classes, read_prompts
-from bipvl.data.scans import grid_fault, image_fault
+from bipvl.data.scans import grid_fault, image_fault, open_scan
 from bipvl.data.spec import DatasetSpec
 from bipvl.dicom import read_series, series_slices
 from bipvl.dicom_seg import check_seg, write_seg
@@ -266,25 +266,18 @@ def _place(scan: Image) -> tuple[tuple[int, ...], np.ndarray]:
     if isinstance(scan, Path) and scan.is_dir():
         slices = series_slices(scan)
         return (1, *slices[0].size[:2], len(slices)), np.eye(4)
-    image = scan if isinstance(scan, SpatialImage) else _opened(scan)
+    image = scan if isinstance(scan, SpatialImage) else open_scan(scan)
     shape = image.shape
     return (*shape[3:], *shape[:3]) if len(shape) > 3 else (1, *shape), image.affine
 
 
 def _common_place(files: tuple[Path, ...]) -> tuple[tuple[int, ...], np.ndarray]:
     """Of a file a channel; a BipvlError where they do not lie on one grid."""
-    first, *others = map(_opened, files)
+    first, *others = map(open_scan, files)
     for path, other in zip(files[1:], others, strict=True):
         if fault := grid_fault(first.shape, first.affine, other.shape, other.affine, beside="first channel"):
             raise BipvlError(f"{path} {fault[0]}; {fault[1]}.")
     return (len(files), *first.shape), first.affine
-
-
-def _opened(path: Path) -> SpatialImage:
-    try:
-        return nib.load(path)
-    except Exception as error:  # nibabel, gzip and zlib each raise their own for a broken file
-        raise BipvlError(f"{path} cannot be read as NIfTI, whole and sound; export it again.") from error
 
 
 def _segmented(

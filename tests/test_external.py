@@ -306,7 +306,7 @@ FAULTS = {
     ),
     "cut": (
         lambda a, b: b.write_bytes(b.read_bytes()[:500]),
-        "{folder}/{b}.nii.gz cannot be read as NIfTI, whole and sound; fetch or export it again",
+        "{folder}/{b}.nii.gz cannot be read as NIfTI (",
     ),
     "both": (
         lambda a, b: [resave(path, half) for path in (a, b)],

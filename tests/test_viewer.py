@@ -188,7 +188,7 @@ def test_live_is_as_asked_or_says_what_is_missing(codes, monkeypatch):
 
 def test_what_does_not_fit_is_named(codes, tmp_path):
     image = scan(codes)
-    with pytest.raises(BipvlError, match=r"none\.nii.gz is missing; check the path"):
+    with pytest.raises(BipvlError, match=r"none\.nii.gz is missing"):
         viewer.view(tmp_path / "none.nii.gz", spec=SPEC)
     (tmp_path / "text.nii").write_text("not a scan")
     with pytest.raises(BipvlError, match=r"text\.nii cannot be read as NIfTI"):

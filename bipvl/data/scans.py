@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.spatialimages import SpatialImage
 
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
@@ -68,16 +69,39 @@ def read_scan(path: Path) -> Scan:
     Raises:
         BipvlError: missing, empty, no NIfTI, cut short, damaged, or a header that claims more than is there.
     """
-    if not os.path.isfile(path):  # unlike Path.is_file, no error where its folder may not be entered
-        raise BipvlError(f"{path} is missing; copy it there, or take its case out of the dataset.")
+    check_there(path)
     if not path.stat().st_size:
         raise BipvlError(f"{path} is empty, a file of 0 bytes; fetch or export it again.")
     try:
         with LoggingOutputSuppressor():
             return _read(path)
-    except Exception as error:  # nibabel, gzip and zlib each raise their own for a broken file
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise BipvlError(f"{path} cannot be read as NIfTI ({reason}); fetch or export it again.") from error
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+def open_scan(path: Path) -> SpatialImage:
+    """A NIfTI file by its header; voxels are read when they are asked for.
+
+    Raises:
+        BipvlError: missing, or no NIfTI by its beginning.
+    """
+    check_there(path)
+    try:
+        return nib.load(path)
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+def check_there(path: Path) -> None:
+    """A BipvlError where there is no such file."""
+    if not os.path.isfile(path):  # unlike Path.is_file, no error where its folder may not be entered
+        raise BipvlError(f"{path} is missing; copy it there, or check the path.")
+
+
+def unreadable(path: Path, error: Exception) -> BipvlError:
+    """What to raise for a broken file: nibabel, gzip, zlib and MONAI each have errors of their own."""
+    reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+    return BipvlError(f"{path} cannot be read as NIfTI ({reason}); fetch or export it again.")
 
 
 def image_fault(spec: DatasetSpec, shape: Sequence[int], affine: np.ndarray) -> Told | None:

@@ -34,7 +34,7 @@ from monai.utils import convert_to_dst_type
 
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
-from bipvl.data.scans import grid_fault, image_fault
+from bipvl.data.scans import check_there, grid_fault, image_fault, unreadable
 from bipvl.data.spec import DatasetSpec
 from bipvl.errors import BipvlError
 
@@ -166,8 +166,7 @@ def _read(paths: str | Path | Sequence[str | Path]) -> MetaTensor:
 
 
 def _read_file(path: str | Path) -> MetaTensor:
-    if not Path(path).is_file():
-        raise BipvlError(f"{path} is missing; check the path.")
+    check_there(Path(path))
     try:
         # As MONAI's LoadImage, which makes all other readers too, and tries them on a file that is broken.
         reader = NibabelReader()
@@ -175,10 +174,8 @@ def _read_file(path: str | Path) -> MetaTensor:
         array, *_ = convert_to_dst_type(array, array, dtype=np.float32)
         meta = switch_endianness(meta, "<") | {"filename_or_obj": str(path)}
         return EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(array, meta))
-    except Exception as error:  # nibabel, gzip, zlib and MONAI each raise their own for a broken file
-        raise BipvlError(
-            f"{path} cannot be read as NIfTI, whole and sound; fetch or export it again."
-        ) from error
+    except Exception as error:
+        raise unreadable(Path(path), error) from error
 
 
 def _raise(path: str | Path, fault: tuple[str, str] | None) -> None:
