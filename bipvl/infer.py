@@ -20,7 +20,7 @@ from bipvl.data.labels import decode
 from bipvl.data.prompt_edits import Texts
 from bipvl.data.scans import image_fault, kind_fault, read_scan
 from bipvl.data.spec import DatasetSpec
-from bipvl.data.transforms import Pipeline, prepare_transform
+from bipvl.data.transforms import Pipeline, paths_of, prepare_transform
 from bipvl.errors import BipvlError
 from bipvl.files import atomic_path
 from bipvl.runs import Run
@@ -29,6 +29,9 @@ from bipvl.windows import count_windows
 
 Predictor = Callable[[Tensor], Tensor]
 """Crop B × M × H × W × D → logits B × C × H × W × D."""
+
+Files = str | Path | Sequence[str | Path]
+"""A scan's NIfTI file, or its files, a channel each."""
 
 SLAB = 2**23
 """Values that are worked on at once, whatever the size of the scan."""
@@ -220,21 +223,18 @@ class Segmenter:
         other.predictor = make_predictor(self.network, self.run.variant, texts)
         return other
 
-    def read(self, image: Sequence[str | Path] | SpatialImage, name: str = "the image") -> MetaTensor:
-        """A scan, as NIfTI or in memory (H × W × D or H × W × D × M), prepared: M × h × w × d.
-
-        Args:
-            image: its files, one or a channel each; or the image itself, called ``name``.
+    def read(self, image: Files | SpatialImage, name: str = "the image") -> MetaTensor:
+        """A scan, as NIfTI or in memory (H × W × D or H × W × D × M; its name), prepared: M × h × w × d.
 
         ``meta["original_affine"]`` is the scan's as it was read.
         """
         if isinstance(image, SpatialImage):
             after_loading = Pipeline(self.prepare.transforms[1:])
             return after_loading({"image": in_memory(self.spec, image, name)})["image"]
-        for path in image:  # to its last byte: damage shows in a checksum alone
+        for path in paths_of(image):  # to its last byte: damage shows in a checksum alone
             if fault := kind_fault(read_scan(Path(path))):
                 raise BipvlError(f"{path} {fault[0]}; {fault[1]}.")
-        return self.prepare({"image": [str(path) for path in image]})["image"]
+        return self.prepare({"image": image})["image"]
 
     def predict(self, prepared: Tensor, *, progress: bool = False) -> Tensor:
         """A prepared image M × h × w × d → logits C × h × w × d on its grid."""
@@ -248,17 +248,17 @@ class Segmenter:
             progress=progress,
         )
 
-    def segment(self, image: str | Path, output: str | Path) -> None:
+    def segment(self, image: Files, output: str | Path) -> None:
         """Segment one NIfTI scan; the labels are written in the dataset's own codes on the scan's grid."""
-        prepared = self.read([image])
+        prepared, first = self.read(image), paths_of(image)[0]
         labels = to_grid(
             self.predict(prepared),
             prepared.affine,
             torch.as_tensor(prepared.meta["original_affine"]),  # as it was read: MONAI mends some headers
-            nib.load(image).shape[:3],
+            nib.load(first).shape[:3],
             overlapping=self.spec.overlapping,
         )
-        save_labels(decode(self.spec, labels.numpy()), image, output)
+        save_labels(decode(self.spec, labels.numpy()), first, output)
 
 
 def in_memory(spec: DatasetSpec, image: SpatialImage, name: str) -> MetaTensor:

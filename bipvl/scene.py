@@ -67,7 +67,7 @@ def read_scene(
     """The scan and its layers on one grid.
 
     Args:
-        image: of any orientation; of several channels the first is shown.
+        image: of any orientation; of several channels the first is shown, and may be given alone.
         truth, prediction: label maps on the image's grid, in the dataset's own codes.
         attention: on any grid, as multiples of an even one (``Lab.attention_image``).
         spec: tells the classes, their codes, and how image values become grey.
@@ -77,7 +77,8 @@ def read_scene(
     """
     scan = _open(image)
     channels = np.asarray(scan.dataobj, np.float32).reshape(*scan.shape[:3], -1)
-    if fault := image_fault(spec, (channels.shape[-1], *scan.shape[:3]), scan.affine):
+    found = channels.shape[-1] if channels.shape[-1] > 1 else len(spec.channels)  # the first alone will do
+    if fault := image_fault(spec, (found, *scan.shape[:3]), scan.affine):
         raise BipvlError(f"{_name(image)} {fault[0]}; {fault[1]}.")
     step = -(-max(scan.shape[:3]) // LONGEST_SIDE)
     affine = scan.affine @ np.diag([step, step, step, 1])

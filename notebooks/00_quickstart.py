@@ -71,7 +71,7 @@ from bipvl.evaluate import test_cases
 
 data = data_root or f"data/synthetic-{trained.config['profile']}"
 cases = test_cases(trained, data)
-segmenter.segment(cases[0].image, output)
+segmenter.segment(cases[0].images, output)
 print(f"{cases[0].image} -> {output}")
 
 # %% [markdown]

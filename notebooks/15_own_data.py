@@ -139,7 +139,7 @@ from bipvl.evaluate import test_cases
 from bipvl.infer import Segmenter
 
 cases = test_cases(run, place)
-Segmenter(run=run).segment(cases[0].image, place / "labels.nii.gz")
+Segmenter(run=run).segment(cases[0].images, place / "labels.nii.gz")
 origin = {key: run.config[key] for key in ("cohort", "profile")}
 origin |= {"seeds": seed, "cases": len(cases), "rule": "the first test case"}
 table = plots.slice_table(

@@ -78,7 +78,7 @@ print(origin)
 from bipvl.infer import Segmenter
 from bipvl.viewer import has_front_end, view
 
-Segmenter(run=trained).segment(shown.image, output)
+Segmenter(run=trained).segment(shown.images, output)
 window = lab.window(shown, row)
 answer = lab.ask(window, lab.texts, word)
 view(

@@ -293,6 +293,8 @@ def test_a_file_a_channel_is_the_same_scan_as_one_file(tmp_path):
     assert facts["scan"] == f"{files[0]} … a_b_0003.nii.gz"
     one = bipvl.segment(files[2], Known(BRAIN), progress=False)  # any of them
     assert one.scan == "a_b" and np.array_equal(one.labels.dataobj, wanted.dataobj)
+    Known(BRAIN).segment(files, tmp_path / "again.nii.gz")
+    assert np.array_equal(nib.load(tmp_path / "again.nii.gz").dataobj, wanted.dataobj)
     # Of one channel, each file is a scan of its own.
     assert scans_at(tmp_path / "scans") == sorted((tmp_path / "scans").iterdir())
 

@@ -57,6 +57,13 @@ def test_any_orientation_comes_to_the_same_scene(codes, axes):
     np.testing.assert_allclose(found.grey, 255 * (np.clip(codes, low, high) - low) / (high - low), atol=0.51)
 
 
+def test_of_several_channels_the_first_alone_is_shown_as_all_are(codes):
+    brain, grey = load_spec("msd_brain"), np.arange(codes.size, dtype=np.float32).reshape(codes.shape)
+    alone = read_scene(nib.Nifti1Image(grey, AFFINE), spec=brain)
+    all_four = read_scene(nib.Nifti1Image(np.stack([grey, codes, codes, codes], -1), AFFINE), spec=brain)
+    np.testing.assert_array_equal(alone.grey, all_four.grey)
+
+
 def test_classes_have_the_figures_colours_and_the_background_none(scene):
     truth = scene.layers[0]
     assert truth.names == ("background", *(c.name for c in SPEC.classes))

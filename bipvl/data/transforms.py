@@ -72,7 +72,7 @@ class LoadCased(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = _load(data)
-        image, path = loaded["image"], _paths(data["image"])[0]
+        image, path = loaded["image"], paths_of(data["image"])[0]
         _raise(path, image_fault(self.spec, image.shape, image.affine.numpy()))
         if not torch.isfinite(image).all():
             raise BipvlError(f"{path} holds voxels that are not finite; replace them by the background.")
@@ -152,14 +152,15 @@ def _load(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     return loaded
 
 
-def _paths(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+def paths_of(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    """A scan's file alone, or its files, a channel each: as a sequence."""
     return [paths] if isinstance(paths, (str, Path)) else paths
 
 
 def _read(paths: str | Path | Sequence[str | Path]) -> MetaTensor:
     """One file, or a file a channel on one grid, stacked in their order."""
-    first, *others = [_read_file(path) for path in _paths(paths)]
-    for path, other in zip(_paths(paths)[1:], others, strict=True):
+    first, *others = [_read_file(path) for path in paths_of(paths)]
+    for path, other in zip(paths_of(paths)[1:], others, strict=True):
         grids = (first.shape[1:], first.affine.numpy(), other.shape[1:], other.affine.numpy())
         _raise(path, grid_fault(*grids, beside="first channel"))
     return torch.cat([first, *others]) if others else first
