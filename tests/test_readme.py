@@ -20,6 +20,8 @@ def test_its_tables_are_those_of_the_committed_results(page):
 def test_the_main_table_and_the_claims_stand_in_the_readme():
     assert [name for _, name, _ in BLOCK.findall(PAGES["README.md"])] == [
         "figures/quick/main_table.md",
+        "figures/laptop/main_table.md",
+        "figures/laptop/claims.md",
         "figures/quick/claims.md",
     ]
 
