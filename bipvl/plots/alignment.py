@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from bipvl import style
@@ -152,25 +152,30 @@ def draw_similarity(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _matrix(axes: Axes, rows: pd.DataFrame) -> AxesImage:
+def _matrix(axes: Axes, rows: pd.DataFrame) -> QuadMesh:
     names = list(dict.fromkeys(rows["text_class"]))
-    values = rows.pivot(index="text_class", columns="visual_class", values="similarity")
-    values = values.loc[names, names].to_numpy()
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
-    numbers = np.arange(len(names))
-    shown = numbers[:: 1 if len(names) <= WRITTEN else 2]
-    axes.set_xticks(shown, shown + 1)
-    axes.set_yticks(numbers, [f"{name}  {n}" for n, name in enumerate(names, start=1)])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    if len(names) <= WRITTEN:
-        for (y, x), value in np.ndenumerate(values):
-            colour = "white" if abs(value) > 0.6 else "black"
-            axes.text(x, y, _number(value, 1), ha="center", va="center", color=colour, fontsize=style.SMALL)
+    values = rows.pivot(index="text_class", columns="visual_class", values="similarity").loc[names, names]
+    few, numbers = len(names) <= WRITTEN, range(1, len(names) + 1)
+    seaborn.heatmap(
+        values,
+        ax=axes,
+        square=True,
+        cbar=False,
+        cmap="RdBu_r",
+        vmin=-1,
+        vmax=1,
+        annot=values.map(lambda value: _number(value, 1)) if few else False,
+        fmt="",
+        annot_kws={"fontsize": style.SMALL},
+        yticklabels=[f"{name}  {number}" for number, name in zip(numbers, names, strict=True)],
+        xticklabels=[number if few or number % 2 else "" for number in numbers],
+    )
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(length=0, rotation=0)
     own = np.eye(len(names), dtype=bool)
-    means = f"own class {_number(values[own].mean())}, others {_number(values[~own].mean())}"
-    axes.set_title(f"{_when(rows['step'].iloc[0])}\n{means}")
-    return image
+    same, others = (_number(values.to_numpy()[cells].mean()) for cells in (own, ~own))
+    axes.set_title(f"{_when(rows['step'].iloc[0])}\nown class {same}, others {others}")
+    return axes.collections[0]
 
 
 def _number(value: float, digits: int = 2) -> str:
