@@ -62,8 +62,8 @@ report: $(READY) ## reproduce, then a page for each executed notebook: report/PR
 docs: $(READY) ## the API reference, from the docstrings: build/api/index.html
 	$(BIN)/python docs/reference.py build/api
 
-test: $(READY) ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+test: $(READY) ## the tests, and that they reach nine lines of ten
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=bipvl --cov-report= --cov-fail-under=90
 
 stress: $(READY) ## what it withstands: trainings killed, inputs spoilt, scans turned; some 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tests/stress.py figures --kills "$(KILLS)"

@@ -5,12 +5,10 @@ import os
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 from test_workflow import ROOT, snakemake, write_data_notebook, write_experiments, write_notebook
 
 PROFILE = ROOT / "notebooks" / "slurm" / "config.yaml"
-NO_PLUGIN = "snakemake-executor-plugin-slurm is not installed"
 
 
 def test_the_profile_is_edited_in_two_places():
@@ -21,7 +19,6 @@ def test_the_profile_is_edited_in_two_places():
 
 
 def test_every_notebook_would_be_a_job_of_the_cluster(tmp_path):
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason=NO_PLUGIN)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     flags = ("--dry-run", "--profile", "notebooks/slurm")
     code, told = snakemake(tmp_path, *flags, PROFILE="paper", STUDY="main")
@@ -36,7 +33,6 @@ def test_every_notebook_would_be_a_job_of_the_cluster(tmp_path):
 
 def test_a_job_is_submitted_with_the_profiles_account_and_partition(tmp_path, monkeypatch):
     """To an sbatch that notes what it is given and refuses."""
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason=NO_PLUGIN)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     bin = tmp_path / "bin"
     bin.mkdir()
