@@ -26,8 +26,8 @@ def get_profile(name: str) -> dict[str, Any]:
     return choose("profile", name, load_profiles())
 
 
-def dataset_settings(profile: str, spec: DatasetSpec, variant: str = "") -> dict[str, Any]:
-    """A profile's settings for one dataset (and variant): mappings from such names to values are resolved.
+def dataset_settings(profile: str, spec: DatasetSpec) -> dict[str, Any]:
+    """A profile's settings for one dataset: mappings from datasets to values are resolved.
 
     A dataset with a crop of its own keeps it and its spacing at every profile.
     """
@@ -39,7 +39,7 @@ def dataset_settings(profile: str, spec: DatasetSpec, variant: str = "") -> dict
         if not isinstance(value, dict):
             return value
         if "default" in value:
-            return value.get(variant, value.get(spec.name, value["default"]))
+            return value.get(spec.name, value["default"])
         return {key: resolve(inner) for key, inner in value.items()}
 
     return resolve(settings)
@@ -82,11 +82,10 @@ class Run:
         if seed < 0:
             raise BipvlError(f"the seed {seed} is below 0; give 0 or more")
         spec = load_spec(dataset)
-        variant = get_variant(variant).name
-        settings = dataset_settings(profile, spec, variant)
+        settings = dataset_settings(profile, spec)
         config = {
             "dataset": str(dataset),
-            "variant": variant,
+            "variant": get_variant(variant).name,
             "profile": profile,
             "seed": seed,
             "cohort": cohort_of(data_root),

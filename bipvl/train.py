@@ -81,13 +81,23 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: f
         group["lr"] = group["peak_lr"] * factor
 
 
+VISION = ("network.vision.", "network.decoder.", "network.network.")
+"""Where the vision parameters of BiPVL-Seg, and all of a baseline's, are."""
+
+
 def make_optimizer(learner: Learner, settings: dict[str, Any]) -> torch.optim.AdamW:
-    """AdamW; the text encoder has its own rate, the learnt loss weights no decay."""
+    """AdamW; each kind of parameter has its own rate, the learnt loss weights no decay.
+
+    Vision: what a network without language consists of. Language: fusions, projections and heads of texts.
+    """
     named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    vision = {name for name in named if name.startswith(VISION)}
     text = {name for name in named if name.startswith("network.text.")}
     weights = {name for name in named if name.startswith("objective.")}
+    language = named.keys() - vision - text - weights
     groups = [
-        ("network", named.keys() - text - weights, settings["lr"], settings["weight_decay"]),
+        ("vision", vision, settings["lr"], settings["weight_decay"]),
+        ("language", language, settings["language_lr"], settings["weight_decay"]),
         ("text encoder", text, settings["text_lr"], settings["weight_decay"]),
         ("loss weights", weights, settings["lr"], 0.0),
     ]

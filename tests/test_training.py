@@ -23,7 +23,16 @@ from bipvl.infer import Segmenter
 from bipvl.progress import Progress, is_trained
 from bipvl.proofs.schedule import released_course
 from bipvl.runs import Run
-from bipvl.train import T_MAX, learning_rate, released_rate, train
+from bipvl.train import (
+    T_MAX,
+    Learner,
+    learning_rate,
+    make_objective,
+    make_optimizer,
+    released_rate,
+    train,
+)
+from bipvl.variants import build_network
 
 VARIANTS = ("bipvlseg", "swin_unetr_v2")
 
@@ -130,6 +139,31 @@ def test_the_losses_are_those_that_were_written_down(smoke_runs, variant):
         pytest.skip(f"expected_losses.json has no torch {version}; add its losses, once you trust them")
     history = pd.read_csv(open_run(smoke_runs, variant).directory / "history.csv")
     assert history["total"].tolist() == pytest.approx(expected[version][variant], rel=1e-3)
+
+
+def test_vision_language_text_encoder_and_loss_weights_have_their_own_rates(fresh_run):
+    run = fresh_run("bipvlseg-prompted")
+    network = build_network(run.variant, run.spec, run.config)
+    learner = Learner(network=network, objective=make_objective(run.variant, run.spec))
+    rates = {"lr": 1.0, "language_lr": 2.0, "text_lr": 3.0, "weight_decay": 0.5}
+    found = {
+        id(p): (group["peak_lr"], group["weight_decay"])
+        for group in make_optimizer(learner, rates).param_groups
+        for p in group["params"]
+    }
+    expected = {"vision": 1.0, "decoder": 1.0, "text": 3.0}
+    for part, module in network.named_children():
+        for p in filter(lambda p: p.requires_grad, module.parameters()):
+            assert found.pop(id(p)) == (expected.get(part, 2.0), 0.5), part
+    assert list(found.values()) == [(1.0, 0.0)] * len(learner.objective.log_variances)
+
+
+def test_a_network_without_language_learns_at_the_rate_of_vision(fresh_run):
+    run = fresh_run("unet")
+    network = build_network(run.variant, run.spec, run.config)
+    learner = Learner(network=network, objective=make_objective(run.variant, run.spec))
+    rates = {"lr": 1.0, "language_lr": 2.0, "text_lr": 3.0, "weight_decay": 0.5}
+    assert {group["peak_lr"] for group in make_optimizer(learner, rates).param_groups} == {1.0}
 
 
 def test_processes_that_load_the_crops_change_nothing(smoke_runs, fresh_run):

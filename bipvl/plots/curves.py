@@ -92,7 +92,8 @@ def draw_training_curves(table: pd.DataFrame) -> Figure:
         figure,
         f"{provenance(table)} Lines: mean over windows of {windows} steps, bands: lowest to highest value in "
         "a window; validation Dice: mean over validation cases and classes, on the working grid. The loss of "
-        "term i is weighted by 1/(2 exp s$_i$), with s$_i$ learnt.",
+        "term i is weighted by 1/(2 exp s$_i$), with s$_i$ learnt. Learning rate: of vision encoder and "
+        "decoder.",
     )
     return figure
 

@@ -82,7 +82,8 @@ def change_of_fusion(preset: str, steps: int = 3) -> float:
     model = network(preset).train()
     before = [p.detach().clone() for p in model.fusions.parameters()]
     learner = Learner(network=model, objective=objective(preset))
-    optimizer = make_optimizer(learner, {"lr": 1e-3, "text_lr": 1e-3, "weight_decay": 1e-5})
+    rates = dict.fromkeys(("lr", "language_lr", "text_lr"), 1e-3)
+    optimizer = make_optimizer(learner, rates | {"weight_decay": 1e-5})
     for seed in range(steps):
         image = volume(seed=seed)
         learner(image, (image > 1).byte(), tokens())[0].backward()
