@@ -265,7 +265,7 @@ def test_prompts_of_another_form_are_refused(tiny_tokenizer, prompts):
         tokenize(tiny_tokenizer, prompts)
 
 
-@pytest.mark.parametrize("name", ["bert", "biobert", "pubmedbert"])
+@pytest.mark.parametrize("name", sorted(HUB))
 def test_hub_models_are_loaded_at_a_fixed_commit(name, monkeypatch):
     asked = []
 

@@ -28,9 +28,10 @@ HUB = {
 REVISIONS = {
     "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
     "dmis-lab/biobert-v1.1": "551ca18efd7f052c8dfa0b01c94c2a8e68bc5488",
+    "medicalai/ClinicalBERT": "f7c7f65227cb311f33a79c24858d875876d478ac",
     "NeuML/pubmedbert-base-embeddings": "b79526d6ef3645e0df4530322e266f24c829f5ef",
 }
-"""Hub id → the commit that is loaded; of others what the hub holds at the time."""
+"""Hub id → the commit that is loaded; of ids that are not built in what the hub holds at the time."""
 
 LAYERS = {"bert": "encoder.layer", "distilbert": "transformer.layer"}
 """Where each family that can be cut keeps its transformer layers."""
