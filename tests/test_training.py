@@ -141,29 +141,31 @@ def test_the_losses_are_those_that_were_written_down(smoke_runs, variant):
     assert history["total"].tolist() == pytest.approx(expected[version][variant], rel=1e-3)
 
 
-def test_vision_language_text_encoder_and_loss_weights_have_their_own_rates(fresh_run):
-    run = fresh_run("bipvlseg-prompted")
+def made_optimizer(run):
+    """Learner and optimizer of a run, each kind of parameter with a rate that tells it."""
     network = build_network(run.variant, run.spec, run.config)
     learner = Learner(network=network, objective=make_objective(run.variant, run.spec))
     rates = {"lr": 1.0, "language_lr": 2.0, "text_lr": 3.0, "weight_decay": 0.5}
+    return learner, make_optimizer(learner, rates)
+
+
+def test_vision_language_text_encoder_and_loss_weights_have_their_own_rates(fresh_run):
+    learner, optimizer = made_optimizer(fresh_run("bipvlseg-prompted"))
     found = {
         id(p): (group["peak_lr"], group["weight_decay"])
-        for group in make_optimizer(learner, rates).param_groups
+        for group in optimizer.param_groups
         for p in group["params"]
     }
     expected = {"vision": 1.0, "decoder": 1.0, "text": 3.0}
-    for part, module in network.named_children():
+    for part, module in learner.network.named_children():
         for p in filter(lambda p: p.requires_grad, module.parameters()):
             assert found.pop(id(p)) == (expected.get(part, 2.0), 0.5), part
     assert list(found.values()) == [(1.0, 0.0)] * len(learner.objective.log_variances)
 
 
 def test_a_network_without_language_learns_at_the_rate_of_vision(fresh_run):
-    run = fresh_run("unet")
-    network = build_network(run.variant, run.spec, run.config)
-    learner = Learner(network=network, objective=make_objective(run.variant, run.spec))
-    rates = {"lr": 1.0, "language_lr": 2.0, "text_lr": 3.0, "weight_decay": 0.5}
-    assert {group["peak_lr"] for group in make_optimizer(learner, rates).param_groups} == {1.0}
+    _, optimizer = made_optimizer(fresh_run("unet"))
+    assert {group["peak_lr"] for group in optimizer.param_groups} == {1.0}
 
 
 def test_processes_that_load_the_crops_change_nothing(smoke_runs, fresh_run):
