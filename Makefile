@@ -51,7 +51,7 @@ reproduce: $(READY) ## prepare, train, evaluate and draw; run again, it goes on 
 
 plan: $(READY) ## what reproduce would run now, why, what is missing, and what it may cost on a GPU
 	@set -o pipefail; $(BIN)/snakemake --dry-run --quiet host $(OPTIONS) 2>&1 | awk '$(SHORTEN)'
-	@$(BIN)/python -m bipvl.plan "$(PROFILE)" "$(STUDY)" "$(DATA_ROOT)"
+	@$(BIN)/python tools/plan.py "$(PROFILE)" "$(STUDY)" "$(DATA_ROOT)"
 
 figures: $(READY) ## draw the figures anew from the CSV files beside them
 	$(BIN)/bipvl figures "figures/$(PROFILE)"
@@ -60,7 +60,7 @@ report: $(READY) ## reproduce, then a page for each executed notebook: report/PR
 	$(BIN)/snakemake "report/$(PROFILE)/index.html" --quiet rules host $(OPTIONS)
 
 docs: $(READY) ## the API reference, from the docstrings: build/api/index.html
-	$(BIN)/python docs/reference.py build/api
+	$(BIN)/python tools/build_api.py build/api
 
 test: $(READY) ## the tests, and that they reach nine lines of ten
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=bipvl --cov-report= --cov-fail-under=90
@@ -69,7 +69,7 @@ stress: $(READY) ## what it withstands: trainings killed, inputs spoilt, scans t
 	OMP_NUM_THREADS=1 $(BIN)/python tests/stress.py figures --kills "$(KILLS)"
 
 bench: $(READY) ## time and memory against the network without language, at the paper's size: an hour
-	$(BIN)/python -m bipvl.bench figures/bench
+	$(BIN)/python tools/bench.py figures/bench
 
 lint: $(READY) ## style
 	$(BIN)/ruff check

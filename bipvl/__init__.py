@@ -6,18 +6,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bipvl.errors import BipvlError
-from bipvl.extras import extras_told
+from bipvl.common.errors import BipvlError
+from bipvl.common.extras import extras_told
 
 if TYPE_CHECKING:
     from bipvl.data.spec import DatasetSpec, load_spec
-    from bipvl.export import open_export
-    from bipvl.infer import Segmenter
-    from bipvl.losses import Objective
+    from bipvl.deploy.exported_run import open_export
+    from bipvl.deploy.segment import segment
+    from bipvl.engine.predict import Segmenter
+    from bipvl.engine.run import Run
     from bipvl.model.bifusion import BiFusion
     from bipvl.model.bipvlseg import BiPVLSeg
-    from bipvl.runs import Run
-    from bipvl.segmentation import segment
+    from bipvl.model.losses import Objective
 
 __all__ = [
     "BiFusion",
@@ -37,12 +37,12 @@ _HOMES = {
     "BiFusion": "bipvl.model.bifusion",
     "BiPVLSeg": "bipvl.model.bipvlseg",
     "DatasetSpec": "bipvl.data.spec",
-    "Objective": "bipvl.losses",
-    "Run": "bipvl.runs",
-    "Segmenter": "bipvl.infer",
+    "Objective": "bipvl.model.losses",
+    "Run": "bipvl.engine.run",
+    "Segmenter": "bipvl.engine.predict",
     "load_spec": "bipvl.data.spec",
-    "open_export": "bipvl.export",
-    "segment": "bipvl.segmentation",
+    "open_export": "bipvl.deploy.export",
+    "segment": "bipvl.deploy.segment",
 }
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bipvl.errors import BipvlError
-from bipvl.extras import extras_told
+from bipvl.common.errors import BipvlError
+from bipvl.common.extras import extras_told
 
 
 class _Sentences(TyperGroup):
@@ -22,7 +22,7 @@ class _Sentences(TyperGroup):
             typer.echo(f"bipvl: {error}", err=True)
             raise typer.Exit(1) from None
         except OSError as error:
-            from bipvl.guard import unwritable
+            from bipvl.engine.lock import unwritable
 
             if not (told := unwritable(error)):
                 raise
@@ -108,7 +108,7 @@ def init_dataset(
 
     Example: bipvl init-dataset /data/knee
     """
-    from bipvl.draft import data_root, draft_dataset
+    from bipvl.data.onboarding.draft import data_root, draft_dataset
 
     drafted = draft_dataset(folder, output, name=name)
     typer.echo(f"{folder}: {drafted.found}")
@@ -131,8 +131,8 @@ def fetch(
 
     Example: bipvl fetch msd_brain --data-root /data
     """
-    from bipvl.fetch import fetch as fetch_dataset
-    from bipvl.fetch import last_step, steps
+    from bipvl.data.fetch import fetch as fetch_dataset
+    from bipvl.data.fetch import last_step, steps
 
     if told := steps(dataset, data_root):
         typer.echo(f"{dataset} must be fetched by hand:\n{told}\nThen:")
@@ -163,11 +163,11 @@ def check(
 
     Example: bipvl check my.yaml --data-root /data
     """
-    from bipvl.data.check import check_dataset
-    from bipvl.data.faults import fault_table
+    from bipvl.analysis.studies import check_folder
+    from bipvl.data.checks.dataset import check_dataset
+    from bipvl.data.issues import fault_table
     from bipvl.data.layouts import list_cases
     from bipvl.data.spec import load_spec
-    from bipvl.experiments import check_folder
 
     spec = load_spec(dataset)
     check_folder(data_root)
@@ -188,10 +188,10 @@ def prepare(
 
     Example: bipvl prepare amos22 --profile paper --data-root /data
     """
-    from bipvl.experiments import check_data_root
+    from bipvl.analysis.studies import check_data_root
 
     check_data_root(profile, data_root)
-    from bipvl.prepare import prepare as prepare_dataset
+    from bipvl.engine.prepare import prepare as prepare_dataset
 
     used = prepare_dataset(profile=profile, dataset=dataset, data_root=data_root, root=runs)
     typer.echo(f"ready: {dataset} from {used}, at profile {profile}")
@@ -212,10 +212,10 @@ def train(
 
     Several GPUs: accelerate launch -m bipvl train amos22 bipvlseg --profile paper --data-root /data
     """
+    from bipvl.analysis.studies import check_data_root
     from bipvl.data.spec import load_spec
-    from bipvl.experiments import check_data_root
-    from bipvl.runs import Run
-    from bipvl.variants import get_variant
+    from bipvl.engine.run import Run
+    from bipvl.engine.variants import get_variant
 
     check_data_root(profile, data_root)
     get_variant(variant)
@@ -224,7 +224,7 @@ def train(
         raise BipvlError(f"{split} is missing; run `bipvl prepare {dataset}` with the same options first")
     root = _data_root(profile, dataset, data_root)
     run = Run.plan(profile=profile, dataset=dataset, variant=variant, seed=seed, data_root=root, root=runs)
-    from bipvl.train import train as train_run
+    from bipvl.engine.train import train as train_run
 
     train_run(run, root)
     _tell(f"trained: {run.directory}")
@@ -241,13 +241,13 @@ def evaluate(
 
     Example: bipvl evaluate runs/quick/amos22/bipvlseg/seed0
     """
-    from bipvl.runs import Run
+    from bipvl.engine.run import Run
 
     opened = Run.open(run)
     if data_root is None and opened.config["cohort"] == "real":
         raise BipvlError(f"{run} was trained on real data; name the folder that holds them with --data-root")
     root = _data_root(opened.config["profile"], opened.config["dataset"], data_root)
-    from bipvl.evaluate import evaluate as evaluate_run
+    from bipvl.engine.evaluate import evaluate as evaluate_run
 
     scores = evaluate_run(opened, root)
     mean = scores[scores["grid"] == "scan"].groupby("metric")["value"].mean()
@@ -267,8 +267,8 @@ def verify(
 
     Example: bipvl verify runs/quick/amos22/bipvlseg/seed0
     """
-    from bipvl.manifest import verify as verify_run
-    from bipvl.runs import Run
+    from bipvl.engine.manifest import verify as verify_run
+    from bipvl.engine.run import Run
 
     opened = Run.open(run)
     synthetic = Path("data", f"synthetic-{opened.config['profile']}")
@@ -316,11 +316,11 @@ def segment(
 
     Example: bipvl segment scan.nii.gz --run runs/quick/amos22/bipvlseg/seed0 -o labels.nii.gz
     """
-    from bipvl.sources import left_out, scans_at, targets_of
+    from bipvl.deploy.inputs import left_out, scans_at, targets_of
 
     scans = scans_at(image)
     targets_of(image, scans, output)  # told at once; what comes next takes seconds to import
-    from bipvl.segmentation import segment_files
+    from bipvl.deploy.segment import segment_files
 
     for path in segment_files(image, run, output, prompts, probabilities=probabilities, dicom_seg=dicom_seg):
         typer.echo(f"wrote {path}")
@@ -344,8 +344,8 @@ def export(
 
     Example: bipvl export runs/quick/amos22/bipvlseg/seed0 shared/amos22
     """
-    from bipvl.export import check_hub, push_folder, write_export
-    from bipvl.runs import Run
+    from bipvl.deploy.export import check_hub, push_folder, write_export
+    from bipvl.engine.run import Run
 
     opened = Run.open(run)
     if push and bundle:
@@ -353,7 +353,7 @@ def export(
     if push:
         check_hub(push)
     if bundle:
-        from bipvl.bundle import write_bundle
+        from bipvl.deploy.monai_bundle import write_bundle
 
         write_bundle(opened, folder)
     else:
@@ -377,7 +377,7 @@ def figures(
     """
     if not folder.is_dir():
         raise BipvlError(f"{folder} is not a folder; `make reproduce` writes the figures and their CSVs")
-    from bipvl.plots import redraw
+    from bipvl.figures import redraw
 
     for path in redraw(folder):
         typer.echo(f"drew {path}")
@@ -393,7 +393,7 @@ def _data_root(profile: str, dataset: str, data_root: Path | None) -> Path:
     """The given root, or that of the profile's synthetic cohort."""
     if data_root is not None:
         return data_root
-    from bipvl.prepare import synthetic_cohort
+    from bipvl.engine.prepare import synthetic_cohort
 
     return synthetic_cohort(profile, dataset)
 

@@ -46,13 +46,13 @@ output = "runs/quickstart.nii.gz"  # the segmentation, in the dataset's own labe
 # as on Colab, a run named as `…/PROFILE/DATASET/VARIANT/seedK` is prepared and trained first (minutes).
 
 # %%
-from bipvl.quickstart import trained_run
+from bipvl.engine.quickstart import trained_run
 
 trained = trained_run(run, data_root)
 
 # %%
 from bipvl.data.prompts import read_prompts
-from bipvl.infer import Segmenter
+from bipvl.engine.predict import Segmenter
 
 texts = read_prompts(prompts, trained.spec).segments() if prompts else None
 segmenter = Segmenter(run=trained, texts=texts)
@@ -67,7 +67,7 @@ print(
 # labels on the scan's own grid.
 
 # %%
-from bipvl.evaluate import test_cases
+from bipvl.engine.evaluate import test_cases
 
 data = data_root or f"data/synthetic-{trained.config['profile']}"
 cases = test_cases(trained, data)
@@ -81,7 +81,8 @@ print(f"{cases[0].image} -> {output}")
 # %%
 from IPython.display import Image
 
-from bipvl import plots, style
+from bipvl import figures as plots
+from bipvl.figures import style
 
 origin = {
     "cohort": trained.config["cohort"],

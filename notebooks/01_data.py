@@ -46,11 +46,12 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # Writes `split.json` and the score of the mean atlas below the runs; a fault in the data stops here, by name.
 
 # %%
+from bipvl.prepare import prepare
+
 from bipvl.data.layouts import cohort_of, list_cases
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import read_split
-from bipvl.prepare import prepare
 
 data = prepare(profile=profile, dataset=dataset, data_root=data_root, root=Path(runs))
 spec = load_spec(dataset)

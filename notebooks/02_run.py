@@ -49,8 +49,8 @@ runs = "runs"  # where runs are kept
 # %%
 import json
 
-from bipvl.prepare import prepare, synthetic_cohort
-from bipvl.runs import Run
+from bipvl.engine.prepare import prepare, synthetic_cohort
+from bipvl.engine.run import Run
 
 data = Path(data_root) if data_root else synthetic_cohort(profile, dataset)
 run = Run.plan(profile=profile, dataset=dataset, variant=variant, seed=seed, data_root=data, root=Path(runs))
@@ -63,7 +63,7 @@ print(json.dumps(run.config, indent=1))
 # ## Train
 
 # %%
-from bipvl.train import train
+from bipvl.engine.train import train
 
 train(run, data)
 
@@ -71,7 +71,7 @@ train(run, data)
 # ## Evaluate
 
 # %%
-from bipvl.evaluate import evaluate
+from bipvl.engine.evaluate import evaluate
 
 evaluate(run, data).head()
 
@@ -81,7 +81,9 @@ evaluate(run, data).head()
 # %%
 from IPython.display import Image, Markdown
 
-from bipvl import plots, statistics, style, tables
+from bipvl import figures as plots
+from bipvl.analysis import statistics, tables
+from bipvl.figures import style
 
 folders = {run.spec.name: [run.directory]}
 Markdown(tables.main_table_markdown(statistics.main_table(statistics.read_runs(folders))))

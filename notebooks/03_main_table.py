@@ -48,8 +48,9 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # ## The runs of the study
 
 # %%
-from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
+
+from bipvl import plots, statistics
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
@@ -59,10 +60,10 @@ print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 # Also written as CSV, Markdown and LaTeX. `scores.csv` beside it holds every case, class, metric and grid.
 
 # %%
+from bipvl.files import write_csv, write_text
 from IPython.display import Image, Markdown
 
 from bipvl import tables
-from bipvl.files import write_csv, write_text
 
 folder = Path(figures, profile)
 scores = statistics.read_runs(folders)

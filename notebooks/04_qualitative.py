@@ -49,8 +49,9 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # ## The runs of the study
 
 # %%
-from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
+
+from bipvl import plots, statistics
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")

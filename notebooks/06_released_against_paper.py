@@ -60,10 +60,10 @@ figures = "figures"  # where the table is written, below a folder of the profile
 # %%
 from IPython.display import Image, Markdown
 
-from bipvl import style
-from bipvl.files import write_csv, write_text
-from bipvl.proofs import figures as draw
-from bipvl.proofs import proofs, prove, table_markdown
+from bipvl.common.files import write_csv, write_text
+from bipvl.figures import style
+from bipvl.released_code import figures as draw
+from bipvl.released_code import proofs, prove, table_markdown
 
 table = proofs()
 write_csv(Path(figures, profile, "released_against_paper.csv"), table)
@@ -238,7 +238,7 @@ assert found["reach_amos22"] > -found["optimum"] > found["reach_mmwhs"]
 prove(12)
 
 # %%
-from bipvl.proofs.schedule import T_MAX, released_course, training_cases
+from bipvl.released_code.schedule import T_MAX, released_course, training_cases
 
 course = released_course(training_cases("mmwhs_ct") * T_MAX)
 Image(style.png(draw.draw_learning_rates(course.rates)), width=700)

@@ -48,8 +48,9 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # ## The runs of the study
 
 # %%
-from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
+
+from bipvl import plots, statistics
 
 chosen = load_experiments(profile).study(study)
 folders, missing = statistics.study_folders(chosen, runs)
@@ -63,7 +64,6 @@ print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 
 # %%
 import pandas as pd
-
 from bipvl.comparisons import compare
 from bipvl.files import write_csv
 

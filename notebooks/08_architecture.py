@@ -50,12 +50,12 @@ variant = "bipvlseg"  # any that reads prompts
 # What each block gives comes from a forward on PyTorch's `meta` device, which computes shapes and no more.
 
 # %%
-from bipvl import plots
+from bipvl import figures as plots
 from bipvl.data.spec import load_spec
-from bipvl.plots.steps import bifusion_table
-from bipvl.plots.structure import architecture_table, structural_network
-from bipvl.runs import dataset_settings
-from bipvl.variants import get_variant
+from bipvl.engine.run import dataset_settings
+from bipvl.engine.variants import get_variant
+from bipvl.figures.architecture_table import architecture_table, structural_network
+from bipvl.figures.bifusion_table import bifusion_table
 
 spec, chosen = load_spec(dataset), get_variant(variant)
 settings = dataset_settings(profile, spec)

@@ -49,8 +49,9 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # Of each dataset the first one of a network that reads prompts.
 
 # %%
-from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
+
+from bipvl import plots, statistics
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 chosen = plots.language_runs(folders)

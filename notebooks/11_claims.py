@@ -51,11 +51,11 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # %%
 from IPython.display import Image, Markdown
 
-from bipvl import plots
-from bipvl.claims import gather, ledger
-from bipvl.experiments import load_experiments
-from bipvl.files import write_text
-from bipvl.tables import claims_markdown
+from bipvl import figures as plots
+from bipvl.analysis.claims import gather, ledger
+from bipvl.analysis.studies import load_experiments
+from bipvl.analysis.tables import claims_markdown
+from bipvl.common.files import write_text
 
 folder = Path(figures, profile)
 experiments = load_experiments(profile)

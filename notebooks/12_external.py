@@ -49,9 +49,9 @@ runs = "runs"  # where runs are kept
 # others. Which code is which class its `dataset.json` says by name, or `labels` in the YAML file.
 
 # %%
-from bipvl.experiments import load_experiments
-from bipvl.external import evaluate_external, get_external
-from bipvl.prepare import prepare, synthetic_cohort
+from bipvl.analysis.external import evaluate_external, get_external
+from bipvl.analysis.studies import load_experiments
+from bipvl.engine.prepare import prepare, synthetic_cohort
 
 external = get_external(load_experiments(profile).external.values(), name, dataset)
 data = Path(data_root) if data_root else synthetic_cohort(profile, dataset)
@@ -72,7 +72,7 @@ evaluate_external(external, profile=profile, data_root=data, root=Path(runs)).he
 # %%
 from IPython.display import Markdown
 
-from bipvl import statistics, tables
+from bipvl.analysis import statistics, tables
 
 folders = {dataset: [Path(runs, profile, dataset, name, "seed0")]}
 Markdown(tables.main_table_markdown(statistics.main_table(statistics.read_runs(folders))))

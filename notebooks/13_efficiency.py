@@ -48,9 +48,10 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # ## The runs of the study
 
 # %%
-from bipvl import plots, statistics
 from bipvl.efficiency import efficiency, own_runs
 from bipvl.experiments import load_experiments
+
+from bipvl import plots, statistics
 
 chosen = load_experiments(profile).study(study)
 folders, missing = statistics.study_folders(chosen, runs)

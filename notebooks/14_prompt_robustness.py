@@ -48,8 +48,9 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # ## The runs of the study
 
 # %%
-from bipvl import plots, statistics
 from bipvl.experiments import load_experiments
+
+from bipvl import plots, statistics
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
@@ -72,9 +73,8 @@ pd.DataFrame({edit: edited(texts, edit)[0][:2] for edit in EDITS}.items(), colum
 # ## Tested with each
 
 # %%
-from IPython.display import Image
-
 from bipvl.robustness import prompt_robustness
+from IPython.display import Image
 
 data = data_root or f"data/synthetic-{profile}"
 table = prompt_robustness(folders, data)

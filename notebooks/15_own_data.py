@@ -60,7 +60,7 @@ print(*sorted(path.relative_to(place) for path in folder.rglob("*00[12]*")), sep
 # files, and a comment says why each was chosen. Correct what is wrong; no file is ever overwritten.
 
 # %%
-from bipvl.draft import draft_dataset
+from bipvl.data.onboarding.draft import draft_dataset
 
 drafted = draft_dataset(folder, place / "shapes.yaml", progress=False)
 print(drafted.found, "To fill in:", *drafted.to_fill, "", drafted.yaml, sep="\n")
@@ -70,8 +70,8 @@ print(drafted.found, "To fill in:", *drafted.to_fill, "", drafted.yaml, sep="\n"
 # On the command line: `bipvl check shapes.yaml --data-root FOLDER_ABOVE`. Every fault of every file at once.
 
 # %%
-from bipvl.data.check import check_dataset
-from bipvl.data.faults import fault_table
+from bipvl.data.checks.dataset import check_dataset
+from bipvl.data.issues import fault_table
 from bipvl.data.spec import load_spec
 
 dataset = str(drafted.path)
@@ -84,7 +84,7 @@ print(fault_table(check_dataset(load_spec(dataset), place, progress=False)))
 # %%
 import pandas as pd
 
-from bipvl.files import write_csv
+from bipvl.common.files import write_csv
 
 texts = {
     "ball": [
@@ -114,10 +114,10 @@ pd.read_csv(drafted.prompts_path)
 # each with `--data-root`.
 
 # %%
-from bipvl.evaluate import evaluate
-from bipvl.prepare import prepare
-from bipvl.runs import Run
-from bipvl.train import train
+from bipvl.engine.evaluate import evaluate
+from bipvl.engine.prepare import prepare
+from bipvl.engine.run import Run
+from bipvl.engine.train import train
 
 where = {"profile": profile, "dataset": dataset, "data_root": place, "root": place / "runs"}
 prepare(**where)
@@ -134,9 +134,10 @@ scores[scores["grid"] == "scan"].pivot(index="case", columns=["metric", "class"]
 # %%
 from IPython.display import Image
 
-from bipvl import plots, style
-from bipvl.evaluate import test_cases
-from bipvl.infer import Segmenter
+from bipvl import figures as plots
+from bipvl.engine.evaluate import test_cases
+from bipvl.engine.predict import Segmenter
+from bipvl.figures import style
 
 cases = test_cases(run, place)
 Segmenter(run=run).segment(cases[0].images, place / "labels.nii.gz")

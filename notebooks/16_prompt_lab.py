@@ -50,11 +50,11 @@ output = "runs/prompt_lab.nii.gz"  # the segmentation, in the dataset's own labe
 # trained first (minutes).
 
 # %%
-from bipvl.attention import head_noun
-from bipvl.choices import choose
-from bipvl.evaluate import test_cases
-from bipvl.lab import Lab, some_edits, with_text
-from bipvl.quickstart import trained_run
+from bipvl.analysis.word_attention import head_noun
+from bipvl.common.lookup import choose
+from bipvl.engine.evaluate import test_cases
+from bipvl.engine.quickstart import trained_run
+from bipvl.figures.interactive.prompt_lab import Lab, some_edits, with_text
 
 trained = trained_run(run, data_root)
 lab = Lab(run=trained)
@@ -75,8 +75,8 @@ print(origin)
 # JupyterLab it turns; executed without a front end, three slices stand in its place.
 
 # %%
-from bipvl.infer import Segmenter
-from bipvl.viewer import has_front_end, view
+from bipvl.engine.predict import Segmenter
+from bipvl.figures.interactive.viewer import has_front_end, view
 
 Segmenter(run=trained).segment(shown.images, output)
 window = lab.window(shown, row)
@@ -98,7 +98,8 @@ view(
 # %%
 from IPython.display import Image
 
-from bipvl import plots, style
+from bipvl import figures as plots
+from bipvl.figures import style
 
 asked = some_edits(lab.texts, row, concept)
 if text:
@@ -113,7 +114,7 @@ Image(style.png(plots.draw("prompt_lab", table)), width=900)
 # %%
 from IPython.display import display
 
-from bipvl.lab_form import LabForm
+from bipvl.figures.interactive.prompt_lab_form import LabForm
 
 if has_front_end():
     display(LabForm(lab=lab, cases=list(cases.values())))

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from bipvl.attention import Look
+from bipvl.analysis.word_attention import Look
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
-from bipvl.plots.cases import ShownCase
-from bipvl.plots.inside import look_table
+from bipvl.figures.case_selection import ShownCase
+from bipvl.figures.word_attention import look_table
 
 
 def write_snapshots(

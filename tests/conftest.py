@@ -114,10 +114,10 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 def _make_smoke_runs(smoke: SimpleNamespace) -> None:
     from bipvl.data.synthetic import synthesize
-    from bipvl.evaluate import evaluate
-    from bipvl.prepare import prepare
-    from bipvl.runs import Run, get_profile
-    from bipvl.train import train
+    from bipvl.engine.evaluate import evaluate
+    from bipvl.engine.prepare import prepare
+    from bipvl.engine.run import Run, get_profile
+    from bipvl.engine.train import train
 
     cohort = get_profile(smoke.profile)["cohort"]
     synthesize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bipvl.runs import Run
+from bipvl.engine.run import Run
 
 RESULTS = ("config.json", "history.csv", "model/*", "embeddings/*")
 """What must have the same bytes, however often a training was killed."""
@@ -18,7 +18,7 @@ RESULTS = ("config.json", "history.csv", "model/*", "embeddings/*")
 def start(target: Callable, *args: object) -> multiprocessing.Process:
     """A process of its own, forked from one that has done the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bipvl.train"])
+    context.set_forkserver_preload(["bipvl.engine.train"])
     process = context.Process(target=target, args=args)
     process.start()
     return process
@@ -79,7 +79,7 @@ def _train(directory: Path, config: dict, data_root: Path) -> None:
     import torch
     from transformers.utils import logging
 
-    from bipvl.train import train
+    from bipvl.engine.train import train
 
     logging.disable_progress_bar()  # the text encoder's, beside that of the kills
     torch.set_num_threads(1)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bipvl import bench
+from bipvl.analysis.studies import Study
 from bipvl.data.spec import load_spec
-from bipvl.experiments import Study
+from tools import bench
 
 COLUMNS = ["case", "class", "metric", "grid", "value", "flag"]
 

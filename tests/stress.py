@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bipvl.files import write_csv, write_text
-from bipvl.manifest import environment
-from bipvl.report import STRESS, stress_note
-from bipvl.tables import markdown
+from bipvl.analysis.tables import markdown
+from bipvl.common.files import write_csv, write_text
+from bipvl.engine.manifest import environment
+from tools.report import STRESS, stress_note
 
 TESTS = Path(__file__).parent
 COUNTED = {

@@ -7,13 +7,13 @@ from alignment_files import look_on, shown_case, write_snapshots
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bipvl import plots
+from bipvl import figures
+from bipvl.common.errors import BipvlError
 from bipvl.data.spec import load_spec
-from bipvl.embeddings import read_snapshots
-from bipvl.errors import BipvlError
-from bipvl.plots.alignment import principal_plane
-from bipvl.plots.inside import look_table, rescaled
-from bipvl.plots.pixels import read_slices
+from bipvl.engine.snapshots import read_snapshots
+from bipvl.figures.alignment import principal_plane
+from bipvl.figures.slice_tables import read_slices
+from bipvl.figures.word_attention import look_table, rescaled
 
 DATASETS = ("amos22", "msd_brain")
 
@@ -29,13 +29,13 @@ def test_the_first_run_that_reads_prompts_is_taken(runs, tmp_path):
     other = write_snapshots(tmp_path, "mmwhs_ct", "not_a_variant_of_ours")
     first, second = (write_snapshots(tmp_path, "mmwhs_ct", name) for name in ("no_fusion", "bipvlseg"))
     group = [other, vision, first, second]
-    assert plots.language_runs({"mmwhs_ct": group}) == {"mmwhs_ct": first}
+    assert figures.language_runs({"mmwhs_ct": group}) == {"mmwhs_ct": first}
     with pytest.raises(BipvlError, match="no run on mmwhs_ct of a network that reads prompts"):
-        plots.language_runs({"mmwhs_ct": group[:2]})
+        figures.language_runs({"mmwhs_ct": group[:2]})
 
 
 def test_similarities_are_of_the_first_and_the_last_step_texts_and_images_not_mixed_up(runs):
-    table = plots.similarity_table(runs)
+    table = figures.similarity_table(runs)
     assert list(table.columns) == [
         *("cohort", "profile", "dataset", "variant", "seeds", "cases", "step"),
         *("text_class", "visual_class", "similarity"),
@@ -55,13 +55,13 @@ def test_similarities_are_of_the_first_and_the_last_step_texts_and_images_not_mi
 
 def test_a_variants_own_temperature_weighs_its_texts(tmp_path):
     cold, usual = (write_snapshots(tmp_path, "msd_brain", v) for v in ("temperature_0.05", "bipvlseg"))
-    values = [plots.similarity_table({"msd_brain": run})["similarity"] for run in (cold, usual)]
+    values = [figures.similarity_table({"msd_brain": run})["similarity"] for run in (cold, usual)]
     assert values[0].iloc[0] == pytest.approx(read_snapshots(cold)[0].similarity(0.05)[0, 0].item())
     assert not np.allclose(*values)
 
 
 def test_an_embedding_table_has_every_class_and_text_at_every_snapshot(runs):
-    table = plots.embedding_table({"msd_brain": runs["msd_brain"]})
+    table = figures.embedding_table({"msd_brain": runs["msd_brain"]})
     assert len(table) == 4 * 3 * 7
     assert list(dict.fromkeys(table["concept"]))[:3] == ["", "Title", "Shape"]
     snapshots = read_snapshots(runs["msd_brain"])

@@ -6,11 +6,19 @@ import torch
 from monai.data import MetaTensor
 from transformers import BertTokenizer
 
-from bipvl.attention import Look, attention_weights, head_noun, looks, window_around, word_attention, words_of
+from bipvl.analysis.word_attention import (
+    Look,
+    attention_weights,
+    head_noun,
+    looks,
+    window_around,
+    word_attention,
+    words_of,
+)
+from bipvl.common.errors import BipvlError
 from bipvl.data.prompts import default_prompts
-from bipvl.errors import BipvlError
-from bipvl.evaluate import test_cases as cases_of
-from bipvl.runs import Run
+from bipvl.engine.evaluate import test_cases as cases_of
+from bipvl.engine.run import Run
 
 PROMPTS = [
     ["Spleen in a CT image", "Shape: flat"],

@@ -5,7 +5,7 @@ import re
 import torch
 from score_files import measurements
 
-from bipvl import bench
+from tools import bench
 
 
 def test_repeats_alternate_and_the_first_round_is_not_counted(monkeypatch):

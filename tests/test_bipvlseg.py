@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
-from bipvl.errors import BipvlError
-from bipvl.losses import Objective
-from bipvl.model.backbones import BACKBONES
+from bipvl.common.errors import BipvlError
 from bipvl.model.bifusion import DIRECTIONS, BiFusion
 from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg, TextState
+from bipvl.model.decoder import VisionUnet
+from bipvl.model.encoders import BACKBONES
+from bipvl.model.losses import Objective
 from bipvl.model.text import PromptTokens, load_backbone, load_tokenizer
-from bipvl.model.vision import VisionUnet
 
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
 KEY_BIASES = ("k_proj.bias", "attention.self.key.bias", "attention.k_lin.bias")

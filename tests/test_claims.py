@@ -8,13 +8,13 @@ import pytest
 from scipy.stats import mannwhitneyu, wilcoxon
 from score_files import study, write_metrics
 
-from bipvl import plots
-from bipvl.claims import ABLATIONS, COLUMNS, NOT_AVAILABLE, SUMMARY, gather, ledger, verdict
-from bipvl.errors import BipvlError
-from bipvl.experiments import Experiments, load_experiments
-from bipvl.external import External
-from bipvl.statistics import LONG, interval
-from bipvl.tables import claims_markdown
+from bipvl import figures
+from bipvl.analysis.claims import ABLATIONS, COLUMNS, NOT_AVAILABLE, SUMMARY, gather, ledger, verdict
+from bipvl.analysis.external import External
+from bipvl.analysis.statistics import LONG, interval
+from bipvl.analysis.studies import Experiments, load_experiments
+from bipvl.analysis.tables import claims_markdown
+from bipvl.common.errors import BipvlError
 
 OURS, OTHER = "bipvlseg", "swin_unetr_v2"
 NONE, TO_TEXT, TO_IMAGE = "no_fusion", "image_to_text", "text_to_image"
@@ -292,10 +292,10 @@ def test_the_page_shows_dice_points_the_verdict_and_the_rule(planted):
 
 
 def test_the_figure_is_drawn_again_to_the_same_bytes_from_the_ledgers_csv(planted, tmp_path):
-    plots.write("claims", planted, tmp_path)
+    figures.write("claims", planted, tmp_path)
     (tmp_path / "again").mkdir()
     shutil.copy(tmp_path / "claims.csv", tmp_path / "again")
-    plots.redraw(tmp_path / "again")
+    figures.redraw(tmp_path / "again")
     for path in (tmp_path / "again").iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
     again = pd.read_csv(tmp_path / "claims.csv")
@@ -305,5 +305,5 @@ def test_the_figure_is_drawn_again_to_the_same_bytes_from_the_ledgers_csv(plante
 def test_a_ledger_with_nothing_tested_is_drawn_and_written(tmp_path):
     found = ledger(run(CASES, OURS), experiments(fusion(NONE)))
     assert found["verdict"].str.startswith("not tested").all()
-    assert plots.write("claims", found, tmp_path).is_file()
+    assert figures.write("claims", found, tmp_path).is_file()
     assert "(0 of " in claims_markdown(found)

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import bootstrap, wilcoxon
 
-from bipvl.comparisons import COLUMNS, compare, holm, nested_interval, paired
-from bipvl.errors import BipvlError
-from bipvl.statistics import LONG, MEAN_ATLAS, interval, main_table
+from bipvl.analysis.comparisons import COLUMNS, compare, holm, nested_interval, paired
+from bipvl.analysis.statistics import LONG, interval, main_table
+from bipvl.common.errors import BipvlError
+from bipvl.engine.variants import MEAN_ATLAS
 
 OURS, OTHER = "bipvlseg", "swin_unetr_v2"
 

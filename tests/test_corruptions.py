@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from bipvl.__main__ import app
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import read_json
 from bipvl.data.prompts import read_prompts
 from bipvl.data.scans import read_scan
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from bipvl.costs import Operations, alike, empty_network, measure, window_operations
+from bipvl.analysis.costs import Operations, alike, empty_network, measure, window_operations
 from bipvl.data.spec import load_spec
-from bipvl.runs import dataset_settings
-from bipvl.train import Learner, make_objective
-from bipvl.variants import VARIANTS, build_network, prompt_texts
+from bipvl.engine.run import dataset_settings
+from bipvl.engine.train import Learner, make_objective
+from bipvl.engine.variants import VARIANTS, build_network, prompt_texts
 
 SPEC = load_spec("mmwhs_ct")
 

@@ -14,13 +14,13 @@ from data_files import SHAPE, dataset_json, image_of, label_of, save, write_data
 from typer.testing import CliRunner
 
 from bipvl.__main__ import app
-from bipvl.data import check
-from bipvl.data.case_check import CT_RANGE, CT_SPAN
-from bipvl.data.check import check_dataset
-from bipvl.data.faults import Fault, fault_table
+from bipvl.common.errors import BipvlError
+from bipvl.data.checks import dataset as check
+from bipvl.data.checks.case import CT_RANGE, CT_SPAN
+from bipvl.data.checks.dataset import check_dataset
+from bipvl.data.issues import Fault, fault_table
 from bipvl.data.scans import AFFINE_TOLERANCE, FORM_TOLERANCE, read_scan
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
 
 AMOS, HEART, BRAIN = load_spec("amos22"), load_spec("mmwhs_ct"), load_spec("msd_brain")
 IDS = [f"ct_train_{i}" for i in range(1001, 1004)]

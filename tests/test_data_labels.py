@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.labels import decode, encode
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
 
 AMOS, HEART, BRAIN = load_spec("amos22"), load_spec("mmwhs_ct"), load_spec("msd_brain")
 SHAPES = arrays.array_shapes(min_dims=3, max_dims=3, max_side=5)

@@ -3,9 +3,9 @@ import json
 import pytest
 from data_files import write_dataset
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import cohort_of, list_cases
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
 
 AMOS, HEART, BRAIN = load_spec("amos22"), load_spec("mmwhs_mr"), load_spec("msd_brain")
 SECTIONS = {"training": ["amos_0009", "amos_0001", "amos_0507"], "validation": ["amos_0500", "amos_0600"]}

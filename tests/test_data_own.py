@@ -10,14 +10,14 @@ import torch
 import yaml
 from data_files import SHAPE, save, write_nnunet, write_prompts
 
-from bipvl.data.check import check_dataset
+from bipvl.common.errors import BipvlError
+from bipvl.data.checks.dataset import check_dataset
 from bipvl.data.layouts import Case, list_cases
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import make_split
 from bipvl.data.transforms import load_native, prepare_transform
-from bipvl.errors import BipvlError
-from bipvl.fingerprints import fingerprints
-from bipvl.runs import dataset_settings
+from bipvl.engine.checksums import fingerprints
+from bipvl.engine.run import dataset_settings
 
 KNEE = {
     "name": "knee",

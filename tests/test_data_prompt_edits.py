@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.prompt_edits import EDITS, MISTYPED, edited
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import dataset_names, load_spec
-from bipvl.errors import BipvlError
 
 
 @pytest.fixture(params=["amos22", "mmwhs_ct", "msd_brain"])

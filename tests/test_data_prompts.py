@@ -1,9 +1,9 @@
 import pytest
 from data_files import write_prompts
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.prompts import COLUMNS, CONCEPTS, default_prompts, read_prompts
 from bipvl.data.spec import dataset_names, load_spec
-from bipvl.errors import BipvlError
 
 HEART, BRAIN = load_spec("mmwhs_ct"), load_spec("msd_brain")
 

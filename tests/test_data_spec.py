@@ -4,8 +4,8 @@ import sys
 import pytest
 import yaml
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.spec import dataset_names, load_spec
-from bipvl.errors import BipvlError
 
 USER = {
     "name": "knee",

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import make_split, read_split, write_split
-from bipvl.errors import BipvlError
 
 AMOS, HEART, BRAIN = load_spec("amos22"), load_spec("mmwhs_ct"), load_spec("msd_brain")
 

@@ -10,11 +10,11 @@ from data_files import SHAPE, image_of, label_of, save
 from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
 from bipvl.data.spec import dataset_names, load_spec
 from bipvl.data.transforms import load_native, prepare_transform, random_transform
-from bipvl.errors import BipvlError
 
 AMOS, HEART, BRAIN = load_spec("amos22"), load_spec("mmwhs_mr"), load_spec("msd_brain")
 CROP = (24, 16, 20)

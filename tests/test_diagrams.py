@@ -9,19 +9,20 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation, Text
 
-from bipvl import plots, style
+from bipvl import figures as plots
+from bipvl.common.errors import BipvlError
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
+from bipvl.engine.run import dataset_settings
+from bipvl.engine.train import make_objective
+from bipvl.engine.variants import get_variant
+from bipvl.figures import architecture_table as structure
+from bipvl.figures import style
+from bipvl.figures.architecture_table import architecture_table, structural_network
+from bipvl.figures.bifusion_table import bifusion_table
 from bipvl.model.bifusion import BiFusion
-from bipvl.model.vision import encode
-from bipvl.notebook import execute
-from bipvl.plots import structure
-from bipvl.plots.steps import bifusion_table
-from bipvl.plots.structure import architecture_table, structural_network
-from bipvl.runs import dataset_settings
-from bipvl.train import make_objective
-from bipvl.variants import get_variant
+from bipvl.model.decoder import encode
+from tools.run_notebook import execute
 
 ROOT = Path(__file__).parents[1]
 SPEC, CROP = load_spec("msd_brain"), (16, 16, 16)

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import list_cases
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import Split, write_split
 from bipvl.data.synthetic import synthesize
-from bipvl.errors import BipvlError
-from bipvl.fingerprints import write_fingerprints
-from bipvl.losses import Objective
-from bipvl.progress import Progress
-from bipvl.runs import Run
-from bipvl.variants import ALL_TERMS
+from bipvl.engine.checkpoints import Progress
+from bipvl.engine.checksums import write_fingerprints
+from bipvl.engine.run import Run
+from bipvl.engine.variants import ALL_TERMS
+from bipvl.model.losses import Objective
 
 PROGRAM = Path(__file__).with_name("train_and_evaluate.py")
 VARIANTS = ("bipvlseg", "segmentation_alone")

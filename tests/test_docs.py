@@ -24,14 +24,14 @@ from typer.testing import CliRunner
 
 import bipvl
 from bipvl.__main__ import app
+from bipvl.analysis.external import read_externals
+from bipvl.analysis.studies import load_experiments
 from bipvl.data.prompts import read_prompts
 from bipvl.data.spec import load_spec
-from bipvl.experiments import load_experiments
-from bipvl.external import read_externals
+from bipvl.engine.run import load_profiles
+from bipvl.engine.variants import VARIANTS
 from bipvl.model.baselines import BASELINES
-from bipvl.readme import pages
-from bipvl.runs import load_profiles
-from bipvl.variants import VARIANTS
+from tools.update_tables import pages
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -97,7 +97,7 @@ def stage(smoke_runs, tmp_path, monkeypatch):
     for key in ("epochs", "validations"):  # of a page's own dataset one suffices
         training = profiles["smoke"]["training"]
         training[key] = {"shapes": 1, "default": training[key]}
-    monkeypatch.setattr("bipvl.runs.load_profiles", lambda: profiles)
+    monkeypatch.setattr("bipvl.engine.run.load_profiles", lambda: profiles)
     monkeypatch.chdir(tmp_path)
     with mock.patch.dict(VARIANTS), mock.patch.dict(BASELINES):  # pages add to them
         yield tmp_path

@@ -11,12 +11,12 @@ from data_files import SHAPE, dataset_json, save, write_dataset, write_nnunet
 from typer.testing import CliRunner
 
 from bipvl.__main__ import app
-from bipvl.data.check import check_dataset
+from bipvl.common.errors import BipvlError
+from bipvl.data.checks.dataset import check_dataset
 from bipvl.data.layouts import list_cases
-from bipvl.data.recognise import recognise
+from bipvl.data.onboarding.detect_layout import recognise
+from bipvl.data.onboarding.draft import draft_dataset
 from bipvl.data.spec import FILL_IN, Patterns, load_spec
-from bipvl.draft import draft_dataset
-from bipvl.errors import BipvlError
 
 AMOS, BRAIN = load_spec("amos22"), load_spec("msd_brain")
 

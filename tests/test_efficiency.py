@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from bipvl import plots
-from bipvl.efficiency import efficiency, own_runs
-from bipvl.errors import BipvlError
-from bipvl.plots.labels import SIZE, place_labels
-from bipvl.statistics import variant_title
-from bipvl.variants import load_network
+from bipvl import figures
+from bipvl.analysis.efficiency import efficiency, own_runs
+from bipvl.common.errors import BipvlError
+from bipvl.engine.variants import load_network, variant_title
+from bipvl.figures.labels import SIZE, place_labels
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def folders(smoke_runs):
 
 
 def test_the_table_tells_what_the_manifests_and_networks_do(folders):
-    from bipvl.runs import Run
+    from bipvl.engine.run import Run
 
     table = efficiency(own_runs(folders)).set_index("variant")
     assert list(table.index) == ["bipvlseg", "swin_unetr_v2"]
@@ -77,13 +76,13 @@ def test_others_predictions_have_no_costs(folders, tmp_path):
 
 def test_the_figure_names_every_variant_in_every_panel(folders, tmp_path):
     table = efficiency(folders)
-    figure = plots.draw("efficiency-mmwhs_ct", table)
+    figure = figures.draw("efficiency-mmwhs_ct", table)
     for axes in figure.axes:
         shown = [text.get_text() for text in axes.texts if text.get_text()]
         assert sorted(shown) == sorted(variant_title(v) for v in table["variant"])
     text = figure._supxlabel.get_text().replace("\n", " ")
     assert "Synthetic cohort, profile smoke, seed 0" in text
-    assert plots.write("efficiency-mmwhs_ct", table, tmp_path).is_file()
+    assert figures.write("efficiency-mmwhs_ct", table, tmp_path).is_file()
 
 
 @pytest.mark.parametrize("seed", range(3))

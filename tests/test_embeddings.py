@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from bipvl.embeddings import FOLDER, Snapshot, aligned_vectors, read_snapshots
-from bipvl.errors import BipvlError
-from bipvl.progress import Progress
-from bipvl.runs import Run
-from bipvl.train import train
+from bipvl.common.errors import BipvlError
+from bipvl.engine.checkpoints import Progress
+from bipvl.engine.run import Run
+from bipvl.engine.snapshots import FOLDER, Snapshot, aligned_vectors, read_snapshots
+from bipvl.engine.train import train
 
 
 def run_of(smoke, variant):

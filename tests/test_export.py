@@ -16,18 +16,19 @@ import torch
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
-import bipvl.export
+import bipvl.deploy.export
 from bipvl.__main__ import app
-from bipvl.card import card_data, link, model_card
+from bipvl.common.errors import BipvlError
 from bipvl.data.spec import dataset_names, load_spec
-from bipvl.errors import BipvlError
-from bipvl.evaluate import test_cases as cases_of
-from bipvl.export import check_hub, open_export, push_folder, spec_yaml, write_export
-from bipvl.infer import Segmenter
+from bipvl.deploy.export import check_hub, push_folder, spec_yaml, write_export
+from bipvl.deploy.exported_run import open_export
+from bipvl.deploy.model_card import card_data, link, model_card
+from bipvl.engine.evaluate import test_cases as cases_of
+from bipvl.engine.predict import Segmenter
+from bipvl.engine.run import Run
+from bipvl.engine.variants import load_network
 from bipvl.model.baselines import Baseline
 from bipvl.model.bipvlseg import BiPVLSeg
-from bipvl.runs import Run
-from bipvl.variants import load_network
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_a_card_of_real_data_names_their_terms(trained, monkeypatch):
     real = Run(run.directory, run.config | {"cohort": "real"})
     text = model_card(real)
     assert "**Synthetic cohort.**" not in text and "The terms of MM-WHS" in text
-    from bipvl.statistics import read_runs
+    from bipvl.analysis.statistics import read_runs
 
     scores = read_runs({real.spec.name: [real.directory]})
     assert card_data(real, scores[scores["variant"] == "bipvlseg"]).license == "other"
@@ -205,7 +206,7 @@ def test_push_uploads_the_folder(exported, monkeypatch):
             calls.append(("upload", repo_id, folder_path))
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    monkeypatch.setattr(bipvl.export, "check_hub", lambda repo_id: None)
+    monkeypatch.setattr(bipvl.deploy.export, "check_hub", lambda repo_id: None)
     assert push_folder(exported["bipvlseg"], "user/name") == "https://huggingface.co/user/name"
     assert calls == [("create", "user/name", True), ("upload", "user/name", exported["bipvlseg"])]
 
@@ -276,7 +277,7 @@ def test_the_bundle_holds_what_monai_asks_for(bundle, scan):
 
 
 def test_a_folder_without_scans_is_told(tmp_path):
-    from bipvl.bundle import scans
+    from bipvl.deploy.monai_bundle import scans
 
     with pytest.raises(BipvlError, match="holds no scans"):
         scans(folder=tmp_path)

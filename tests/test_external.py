@@ -16,18 +16,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bipvl import masks as scoring
+from bipvl.analysis import masks as scoring
+from bipvl.analysis.external import External, evaluate_external, get_external, read_externals
+from bipvl.analysis.statistics import main_table, read_runs
+from bipvl.analysis.tables import main_table_markdown
+from bipvl.common.errors import BipvlError
 from bipvl.data.label_names import native_codes
 from bipvl.data.layouts import cohort_of
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import split_cases
 from bipvl.data.synthetic import synthesize
-from bipvl.errors import BipvlError
-from bipvl.evaluate import score_cases
-from bipvl.external import External, evaluate_external, get_external, read_externals
-from bipvl.prepare import prepare
-from bipvl.statistics import main_table, read_runs
-from bipvl.tables import main_table_markdown
+from bipvl.engine.evaluate import score_cases
+from bipvl.engine.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 AMOS, HEART, BRAIN = "amos22", "mmwhs_ct", "msd_brain"

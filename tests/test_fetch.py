@@ -11,11 +11,11 @@ from typing import ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from bipvl import fetch
 from bipvl.__main__ import app
+from bipvl.common.errors import BipvlError
+from bipvl.data import fetch
+from bipvl.data.fetch import fetch_archive
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
-from bipvl.fetch import fetch_archive
 
 
 class Server(SimpleHTTPRequestHandler):

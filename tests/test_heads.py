@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bipvl.errors import BipvlError
-from bipvl.losses import segmentation_loss
+from bipvl.common.errors import BipvlError
 from bipvl.model.heads import PromptedHead, UniversalHead
+from bipvl.model.losses import segmentation_loss
 from bipvl.model.text import PromptTokens
 
 PROMPTED = {"head": "prompted"}

@@ -18,7 +18,7 @@ import torch
 
 from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.data.transforms import prepare_transform
-from bipvl.infer import Segmenter
+from bipvl.engine.predict import Segmenter
 
 HEART = load_spec("mmwhs_ct")  # one class a voxel, window 0 to 400
 BRAIN = replace(load_spec("msd_brain"), intensity={"window": (0, 400)})  # 4 channels, nested classes

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from bipvl import plots
-from bipvl.attention import head_noun, word_attention
+from bipvl import figures
+from bipvl.analysis.word_attention import head_noun, word_attention
+from bipvl.common.errors import BipvlError
 from bipvl.data.prompts import COLUMNS
-from bipvl.errors import BipvlError
-from bipvl.evaluate import test_cases as cases_of
-from bipvl.lab import TRAINED, Lab, column, some_edits, with_text
-from bipvl.losses import TEMPERATURE
-from bipvl.plots.pixels import read_slices
-from bipvl.runs import Run
+from bipvl.engine.evaluate import test_cases as cases_of
+from bipvl.engine.run import Run
+from bipvl.figures.interactive.prompt_lab import TRAINED, Lab, column, some_edits, with_text
+from bipvl.figures.slice_tables import read_slices
+from bipvl.model.losses import TEMPERATURE
 
 TEXTS = [["Left ventricle", "Shape: round", "Location: left"], ["Aorta", "Shape: a tube", "Location: right"]]
 
@@ -156,10 +156,10 @@ def test_a_tables_pixels_lie_as_the_patient_faces_us(lab, window, table):
 def test_the_figure_is_redrawn_to_the_same_bytes_from_its_csv(lab, window, tmp_path):
     asked = {TRAINED: lab.texts, "mine": with_text(lab.texts, 0, "Shape", "a ribbon")}
     table = lab.table(window, asked, "ribbon", "Shape")  # a word that the first lacks
-    png = plots.write("prompt_lab", table, tmp_path)
+    png = figures.write("prompt_lab", table, tmp_path)
     before = png.read_bytes()
     png.unlink()
-    plots.redraw(tmp_path)
+    figures.redraw(tmp_path)
     assert png.read_bytes() == before
 
 
@@ -174,7 +174,7 @@ def test_attention_goes_to_the_viewer_where_it_looks(lab, window):
 
 @pytest.fixture
 def form(lab, cases):
-    from bipvl.lab_form import LabForm
+    from bipvl.figures.interactive.prompt_lab_form import LabForm
 
     return LabForm(lab=lab, cases=cases)
 

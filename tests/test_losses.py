@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bipvl.determinism import forbidden_nondeterminism
-from bipvl.losses import (
+from bipvl.engine.deterministic import forbidden_nondeterminism
+from bipvl.model.losses import (
     HARD_NEGATIVES,
     NOISE,
     TEMPERATURE,

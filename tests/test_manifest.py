@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case, list_cases
 from bipvl.data.splits import split_cases
-from bipvl.errors import BipvlError
-from bipvl.fingerprints import data_digest, digest, sha256, write_fingerprints
-from bipvl.manifest import verify
-from bipvl.runs import Run
+from bipvl.engine.checksums import data_digest, digest, sha256, write_fingerprints
+from bipvl.engine.manifest import verify
+from bipvl.engine.run import Run
 
 
 @pytest.fixture

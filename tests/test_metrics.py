@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bipvl.atlas import mean_atlas
 from bipvl.data.spec import load_spec
-from bipvl.infer import to_grid, to_labels
-from bipvl.metrics import dice_scores, score_case
+from bipvl.engine.mean_atlas import mean_atlas
+from bipvl.engine.metrics import dice_scores, score_case
+from bipvl.engine.predict import to_grid, to_labels
 
 SPEC = load_spec("mmwhs_ct")
 

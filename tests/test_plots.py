@@ -14,17 +14,18 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from score_files import measurements, study, write_history, write_metrics, write_runs
 
-from bipvl import plots, style
-from bipvl.claims import ledger
-from bipvl.comparisons import compare
+from bipvl import figures as plots
+from bipvl.analysis.claims import ledger
+from bipvl.analysis.comparisons import compare
+from bipvl.analysis.statistics import case_means, class_values, read_runs
+from bipvl.analysis.studies import Experiments, study_folders
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
-from bipvl.experiments import Experiments
-from bipvl.plots.cases import Prediction, ShownCase
-from bipvl.plots.pixels import read_slices
-from bipvl.plots.voxels import volume_table
-from bipvl.statistics import case_means, class_values, read_runs, study_folders
+from bipvl.figures import style
+from bipvl.figures.case_selection import Prediction, ShownCase
+from bipvl.figures.slice_tables import read_slices
+from bipvl.figures.volume_tables import volume_table
 
 DATASETS = ("amos22", "mmwhs_ct", "msd_brain")
 RIGHT, FRONT, HEAD = 1, 2, 3  # classes of the little scene, by where their block lies

@@ -1,4 +1,4 @@
-"""The eighteen departures of the public release, as measured by ``bipvl.proofs``."""
+"""The eighteen departures of the public release, as measured by ``bipvl.released_code``."""
 
 import math
 import tomllib
@@ -8,13 +8,13 @@ import jupytext
 import pytest
 import torch
 
-from bipvl.losses import local_alignment_loss, released_local_alignment_loss
-from bipvl.proofs import ROWS, proofs, prove, table_markdown
-from bipvl.proofs.data import heart_codes
-from bipvl.proofs.objective import concept_weights, pull_on_match, settled_variance
-from bipvl.proofs.practice import windows_of
-from bipvl.proofs.record import COLUMNS
-from bipvl.proofs.schedule import T_MAX, released_course, training_cases
+from bipvl.model.losses import local_alignment_loss, released_local_alignment_loss
+from bipvl.released_code import ROWS, proofs, prove, table_markdown
+from bipvl.released_code.data import heart_codes
+from bipvl.released_code.finding import COLUMNS
+from bipvl.released_code.objective import concept_weights, pull_on_match, settled_variance
+from bipvl.released_code.practice import windows_of
+from bipvl.released_code.schedule import T_MAX, released_course, training_cases
 
 ROOT = Path(__file__).parents[1]
 

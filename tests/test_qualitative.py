@@ -13,14 +13,15 @@ from hypothesis.extra.numpy import arrays
 from score_files import write_metrics
 from test_plots import DEFICIENCIES, oklab
 
-from bipvl import plots, style
+from bipvl import figures as plots
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
-from bipvl.plots.cases import Prediction, ShownCase, median_cases, worst_cases
-from bipvl.plots.pixels import error_kinds, read_slices
-from bipvl.plots.rays import VEIL, pitch, render
-from bipvl.plots.voxels import read_volumes, volume_table
+from bipvl.figures import style
+from bipvl.figures.case_selection import Prediction, ShownCase, median_cases, worst_cases
+from bipvl.figures.slice_tables import error_kinds, read_slices
+from bipvl.figures.surface_renderer import VEIL, pitch, render
+from bipvl.figures.volume_tables import read_volumes, volume_table
 
 SHAPE = (20, 16, 12)
 RIGHT, FRONT, HEAD = 1, 2, 3  # classes of the little scene, by where their block lies

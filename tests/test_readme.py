@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bipvl.errors import BipvlError
-from bipvl.readme import BLOCK, filled, pages, refill
+from bipvl.common.errors import BipvlError
+from tools.update_tables import BLOCK, filled, pages, refill
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in pages(ROOT)}
@@ -14,7 +14,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_its_tables_are_those_of_the_committed_results(page):
-    assert filled(PAGES[page], ROOT) == PAGES[page], "make it anew with: python -m bipvl.readme"
+    assert filled(PAGES[page], ROOT) == PAGES[page], "make it anew with: python tools/update_tables.py"
 
 
 def test_the_main_table_and_the_claims_stand_in_the_readme():

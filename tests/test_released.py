@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
-from bipvl.errors import BipvlError
-from bipvl.losses import (
+from bipvl.common.errors import BipvlError
+from bipvl.model.bipvlseg import BiPVLSeg
+from bipvl.model.losses import (
     Objective,
     class_embedding_loss,
     released_global_alignment_loss,
     released_local_alignment_loss,
 )
-from bipvl.model.bipvlseg import BiPVLSeg
 from bipvl.model.released import RepeatingMerging, convert
 from bipvl.model.text import PromptTokens
 

@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from stress import COUNTED, Count, page
 
-from bipvl.report import cleaned, write_report
+from tools.report import cleaned, write_report
 
 EVIL = "<script>alert(1)</script>"
 

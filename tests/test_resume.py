@@ -12,12 +12,12 @@ import torch
 from filelock import FileLock
 from killing import results, survive, train_in_process, train_with_kills
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.crops import prepared
 from bipvl.data.layouts import list_cases
-from bipvl.errors import BipvlError
-from bipvl.evaluate import evaluate
-from bipvl.runs import Run
-from bipvl.train import train
+from bipvl.engine.evaluate import evaluate
+from bipvl.engine.run import Run
+from bipvl.engine.train import train
 
 
 @pytest.fixture

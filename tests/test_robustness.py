@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 from score_files import write_metrics
 
-from bipvl import plots
+from bipvl import figures
+from bipvl.analysis.prompt_robustness import prompt_robustness
+from bipvl.analysis.statistics import case_means, read_runs
 from bipvl.data.prompt_edits import EDITS
 from bipvl.data.spec import load_spec
-from bipvl.robustness import prompt_robustness
-from bipvl.runs import dataset_settings
-from bipvl.statistics import case_means, read_runs
+from bipvl.engine.run import dataset_settings
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def test_every_edit_is_tested_on_every_case_and_the_full_prompts_give_the_runs_o
 
 def test_variants_trained_with_an_edit_stand_beside_it(tmp_path, smoke_runs, monkeypatch):
     monkeypatch.setattr(
-        "bipvl.robustness._tested", lambda run, *rest: dict.fromkeys(EDITS, _scores(run.config["variant"]))
+        "bipvl.analysis.prompt_robustness._tested",
+        lambda run, *rest: dict.fromkeys(EDITS, _scores(run.config["variant"])),
     )
     rows = [("a", "left ventricle", "dice", 0.25), ("b", "left ventricle", "dice", 0.75)]
     whole = dataset_settings("quick", load_spec("mmwhs_ct"))
@@ -44,9 +45,9 @@ def test_variants_trained_with_an_edit_stand_beside_it(tmp_path, smoke_runs, mon
         ["names", "names", "b", 0.75],
     ]
     assert (found.loc[found["trained"] == "full", "value"] == 0.5).all()
-    png = plots.write("prompt_robustness-prompts", found, tmp_path)
+    png = figures.write("prompt_robustness-prompts", found, tmp_path)
     first = png.read_bytes()
-    plots.redraw(tmp_path)
+    figures.redraw(tmp_path)
     assert png.read_bytes() == first
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bipvl.data.spec import load_spec
-from bipvl.runs import dataset_settings, load_profiles
+from bipvl.engine.run import dataset_settings, load_profiles
 
 
 def mappings(value):
@@ -24,6 +24,6 @@ def test_a_profile_names_datasets_that_there_are(profile):
 
 def test_a_value_is_the_datasets_own_or_the_default(monkeypatch):
     training = {"lr": {"mmwhs_ct": 2, "default": 3}}
-    monkeypatch.setattr("bipvl.runs.get_profile", lambda name: {"training": training})
+    monkeypatch.setattr("bipvl.engine.run.get_profile", lambda name: {"training": training})
     specs = map(load_spec, ("mmwhs_ct", "msd_brain"))
     assert [dataset_settings("any", spec)["training"]["lr"] for spec in specs] == [2, 3]

@@ -11,13 +11,13 @@ import yaml
 from monai.data import PersistentDataset
 
 import bipvl
+from bipvl.common.errors import BipvlError
 from bipvl.data.crops import prepared
 from bipvl.data.layouts import list_cases
-from bipvl.errors import BipvlError
-from bipvl.infer import Segmenter
+from bipvl.engine.predict import Segmenter
+from bipvl.engine.run import Run
+from bipvl.engine.train import train
 from bipvl.model.text import load_backbone, load_tokenizer, text_config
-from bipvl.runs import Run
-from bipvl.train import train
 
 PACKAGE = Path(bipvl.__file__).parent
 ROOT = PACKAGE.parent
@@ -124,7 +124,7 @@ def test_a_saved_state_that_is_a_trap_is_not_read(smoke_runs, tmp_path):
 
 
 def test_a_yaml_object_is_not_made(tmp_path):
-    from bipvl.experiments import load_experiments
+    from bipvl.analysis.studies import load_experiments
 
     path = tmp_path / "experiments.yaml"
     path.write_text(f"datasets: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'sprung'}]")

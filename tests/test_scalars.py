@@ -7,10 +7,10 @@ import pytest
 from killing import results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import bipvl.scalars
-from bipvl.progress import Progress
-from bipvl.runs import Run
-from bipvl.train import train
+import bipvl.engine.tensorboard
+from bipvl.engine.checkpoints import Progress
+from bipvl.engine.run import Run
+from bipvl.engine.train import train
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def new_run(smoke_runs, tmp_path):
 
 def logged(run: Run, name: str) -> list[tuple[int, float]]:
     """Every step and value of a scalar that TensorBoard finds."""
-    events = EventAccumulator(str(run.directory / bipvl.scalars.FOLDER))
+    events = EventAccumulator(str(run.directory / bipvl.engine.tensorboard.FOLDER))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(name)]
 
@@ -57,8 +57,8 @@ def test_a_training_gone_on_with_has_each_step_once(smoke_runs, new_run, monkeyp
 def test_the_results_are_the_same_bytes_without_it(smoke_runs, new_run, monkeypatch):
     with_log, without = new_run("with"), new_run("without")
     train(with_log, smoke_runs.data_root, progress=False)
-    monkeypatch.setattr(bipvl.scalars, "tracker", lambda: None)
+    monkeypatch.setattr(bipvl.engine.tensorboard, "tracker", lambda: None)
     train(without, smoke_runs.data_root, progress=False)
     assert results(with_log) == results(without)
-    assert (with_log.directory / bipvl.scalars.FOLDER).is_dir()
-    assert not (without.directory / bipvl.scalars.FOLDER).exists()
+    assert (with_log.directory / bipvl.engine.tensorboard.FOLDER).is_dir()
+    assert not (without.directory / bipvl.engine.tensorboard.FOLDER).exists()

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from test_inversion import BRAIN, HEART, Oracle, affine_of, levels_of, rotation, save_scan, truth_of
 
 import bipvl
-from bipvl import infer
+from bipvl.common.errors import BipvlError
 from bipvl.data.prompts import PromptTable, default_prompts, read_prompts
 from bipvl.data.spec import DatasetSpec
-from bipvl.errors import BipvlError
-from bipvl.runs import Run
-from bipvl.segmentation import segment_files
-from bipvl.sources import scans_at, targets_of
-from bipvl.variants import build_network
+from bipvl.deploy.inputs import scans_at, targets_of
+from bipvl.deploy.segment import segment_files
+from bipvl.engine import predict
+from bipvl.engine.run import Run
+from bipvl.engine.variants import build_network
 
 SHAPE = (30, 25, 33)
 OBLIQUE = affine_of(rotation(0.2, 0.3), (1.5, 1.5, 1.5))
@@ -326,10 +326,10 @@ def test_in_slabs_the_labels_are_the_same_and_no_more_than_a_slab_is_resampled(t
     scan = save_scan(tmp_path / "scan.nii.gz", levels_of(SHAPE), affine_of(rotation(0.1, 0.4), 1.3))
     whole = bipvl.segment(scan, Known(), probabilities=True, progress=False)
     sizes = []
-    resampled = infer.resampled
-    monkeypatch.setattr(infer, "resampled", lambda *a: sizes.append(resampled(*a)) or sizes[-1])
+    resampled = predict.resampled
+    monkeypatch.setattr(predict, "resampled", lambda *a: sizes.append(resampled(*a)) or sizes[-1])
     slab = 4 * SHAPE[1] * SHAPE[2] * HEART.out_channels  # four rows
-    monkeypatch.setattr(infer, "SLAB", slab)
+    monkeypatch.setattr(predict, "SLAB", slab)
     parts = bipvl.segment(scan, Known(), probabilities=True, progress=False)
     assert np.array_equal(parts.labels.dataobj, whole.labels.dataobj)
     assert len(sizes) == 8 and max(size.numel() for size in sizes) == slab
@@ -339,10 +339,10 @@ def test_in_slabs_the_labels_are_the_same_and_no_more_than_a_slab_is_resampled(t
 
 
 def test_probabilities_are_made_in_place_part_by_part(monkeypatch):
-    monkeypatch.setattr(infer, "SLAB", 50)
+    monkeypatch.setattr(predict, "SLAB", 50)
     logits = torch.randn(3, 7, 4, 5)
     wanted = logits.softmax(0)
-    found = infer.to_probabilities_(logits, overlapping=False)
+    found = predict.to_probabilities_(logits, overlapping=False)
     assert found is logits
     torch.testing.assert_close(found, wanted)
 
@@ -354,10 +354,10 @@ def test_the_bar_counts_the_windows_however_many_go_at_once(shape, overlap, at_o
     predictor = lambda crops: seen.extend(crops) or crops.clone()  # noqa: E731
     crop = (8, 12, 8)
     image = torch.rand(1, *shape)
-    same = infer.predict_volume(
+    same = predict.predict_volume(
         predictor, image, crop=crop, overlap=overlap, at_once=at_once, device=torch.device("cpu")
     )
-    assert infer.count_windows(shape, crop, overlap) == len(seen)
+    assert predict.count_windows(shape, crop, overlap) == len(seen)
     torch.testing.assert_close(same, image)
 
 
@@ -535,4 +535,4 @@ def test_prompts_for_a_network_without_language_are_not_ignored(tmp_path, untrai
 
 
 def test_the_name_in_the_package_is_the_function():
-    assert inspect.isfunction(bipvl.segment) and bipvl.segment.__module__ == "bipvl.segmentation"
+    assert inspect.isfunction(bipvl.segment) and bipvl.segment.__module__ == "bipvl.deploy.segment"

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from score_files import study, write_metrics, write_runs
 
-from bipvl.errors import BipvlError
-from bipvl.statistics import (
+from bipvl.analysis.statistics import (
     LONG,
     case_means,
     class_values,
@@ -18,9 +17,10 @@ from bipvl.statistics import (
     median_case,
     provenance,
     read_runs,
-    study_folders,
 )
-from bipvl.tables import main_table_latex, main_table_markdown
+from bipvl.analysis.studies import study_folders
+from bipvl.analysis.tables import main_table_latex, main_table_markdown
+from bipvl.common.errors import BipvlError
 
 LV, RV, LA = "left ventricle", "right ventricle", "left atrium"
 
@@ -187,5 +187,7 @@ def test_every_dataset_keeps_its_own_rows(tmp_path):
 
 
 def test_tables_and_figures_start_without_torch():
-    code = "import bipvl.tables, bipvl.plots, sys; assert not {'torch', 'monai'} & set(sys.modules)"
+    code = (
+        "import bipvl.analysis.tables, bipvl.figures, sys; assert not {'torch', 'monai'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

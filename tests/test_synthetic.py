@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic import GENERATOR_VERSION, synthesize
-from bipvl.errors import BipvlError
 
 AMOS = {
     "spleen": 1,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
-from bipvl.errors import BipvlError
+from bipvl.common.errors import BipvlError
 from bipvl.model.text import (
     HUB,
     PAPER_CUT,

@@ -13,17 +13,16 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.crops import TrainingCrops, nested_share, prepared
 from bipvl.data.layouts import list_cases
 from bipvl.data.splits import split_cases
-from bipvl.determinism import forbidden_nondeterminism
-from bipvl.errors import BipvlError
-from bipvl.evaluate import evaluate
-from bipvl.infer import Segmenter
-from bipvl.progress import Progress, is_trained
-from bipvl.proofs.schedule import released_course
-from bipvl.runs import Run
-from bipvl.train import (
+from bipvl.engine.checkpoints import Progress, is_trained
+from bipvl.engine.deterministic import forbidden_nondeterminism
+from bipvl.engine.evaluate import evaluate
+from bipvl.engine.predict import Segmenter
+from bipvl.engine.run import Run
+from bipvl.engine.train import (
     T_MAX,
     Learner,
     learning_rate,
@@ -32,7 +31,8 @@ from bipvl.train import (
     released_rate,
     train,
 )
-from bipvl.variants import build_network
+from bipvl.engine.variants import build_network
+from bipvl.released_code.schedule import released_course
 
 VARIANTS = ("bipvlseg", "swin_unetr_v2")
 

@@ -10,14 +10,14 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from bipvl.data.spec import load_spec
-from bipvl.losses import segmentation_loss
+from bipvl.engine.run import dataset_settings
+from bipvl.engine.train import Learner, make_objective
+from bipvl.engine.variants import VARIANTS, build_network
 from bipvl.model import bipvlseg
 from bipvl.model.baselines import BASELINES, Baseline
 from bipvl.model.checkpointing import checkpoint_activations
+from bipvl.model.losses import segmentation_loss
 from bipvl.model.text import PromptTokens
-from bipvl.runs import dataset_settings
-from bipvl.train import Learner, make_objective
-from bipvl.variants import VARIANTS, build_network
 
 NETWORKS = [n for n, v in VARIANTS.items() if not v.language or v.options or v.preset != "paper"]
 NETWORKS.append("bipvlseg")

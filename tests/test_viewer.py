@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 
-from bipvl import scene as scenes
-from bipvl import style, viewer
+from bipvl.common.errors import BipvlError
 from bipvl.data.spec import load_spec
-from bipvl.errors import BipvlError
-from bipvl.scene import read_scene
+from bipvl.figures import style
+from bipvl.figures.interactive import layers as scenes
+from bipvl.figures.interactive import viewer
+from bipvl.figures.interactive.layers import read_scene
 
 SPEC = load_spec("mmwhs_ct")
 AFFINE = np.array([[2.0, 0, 0, -10], [0, 3.0, 0, 20], [0, 0, 4.0, 5], [0, 0, 0, 1]])

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import MERGING_MODE
 
-from bipvl.errors import BipvlError
-from bipvl.losses import segmentation_loss
-from bipvl.model.backbones import BACKBONES, channel_norm
-from bipvl.model.vision import VisionUnet, encode
+from bipvl.common.errors import BipvlError
+from bipvl.model.decoder import VisionUnet, encode
+from bipvl.model.encoders import BACKBONES, channel_norm
+from bipvl.model.losses import segmentation_loss
 
 NAMES = {
     "encoder.swin": "swinViT",

@@ -13,11 +13,11 @@ import score_files
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from bipvl.errors import BipvlError
-from bipvl.experiments import load_experiments
-from bipvl.notebook import Lines, execute
-from bipvl.report import write_report
-from bipvl.variants import VARIANTS
+from bipvl.analysis.studies import load_experiments
+from bipvl.common.errors import BipvlError
+from bipvl.engine.variants import VARIANTS
+from tools.report import write_report
+from tools.run_notebook import Lines, execute
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "notebooks" / "experiments.yaml"
@@ -228,7 +228,7 @@ def test_others_predictions_are_a_step_of_the_studies_that_show_them(tmp_path):
 def test_each_step_is_of_the_dataset_that_its_output_names(tmp_path):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     _, told = snakemake(tmp_path, "--dry-run", "--printshellcmds")
-    steps = re.findall(r"bipvl.notebook \S+ runs/quick/(\w+)/.* dataset=(\w+)", told)
+    steps = re.findall(r"run_notebook.py \S+ runs/quick/(\w+)/.* dataset=(\w+)", told)
     assert len(steps) > 16
     assert all(output == dataset for output, dataset in steps)
 
@@ -256,7 +256,7 @@ def test_it_fails_in_a_sentence_goes_on_and_then_has_nothing_to_do(tmp_path):
     write_notebook(
         notebooks / "02_run.ipynb",
         "from pathlib import Path\n"
-        "from bipvl.errors import BipvlError\n"
+        "from bipvl.common.errors import BipvlError\n"
         "folder = Path(runs, profile, dataset, variant, f'seed{seed}')\n"
         "steps = (folder / 'state').read_text() if (folder / 'state').exists() else ''\n"
         "(folder / 'state').write_text(steps + '|')\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from bipvl import train
-from bipvl.evaluate import evaluate
-from bipvl.runs import Run
+from bipvl.engine import train
+from bipvl.engine.evaluate import evaluate
+from bipvl.engine.run import Run
 
 
 class Doubled(torch.utils.data.Dataset):

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import plain_name
 from bipvl.data.spec import DatasetSpec
-from bipvl.errors import BipvlError
 
 LARGEST_CODE = 2**15 - 1
 """As in a dataset's own label maps."""

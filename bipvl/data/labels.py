@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.spec import DatasetSpec
-from bipvl.errors import BipvlError
 
 _MEND = "correct the file or the dataset's YAML"
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bipvl.data.faults import Fault
+from bipvl.common.errors import BipvlError
+from bipvl.data.issues import Fault
 from bipvl.data.spec import DatasetSpec, Patterns
-from bipvl.errors import BipvlError
 
 SECTIONS = ("training", "validation")  # a "test" section has no labels
 

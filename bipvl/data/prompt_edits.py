@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bipvl.choices import choose
+from bipvl.common.lookup import choose
 
 Texts = list[list[str]]
 """N × (K + 1) short texts: a class's title, then each concept as "Name: text"."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bipvl.data.faults import Fault
+from bipvl.common.errors import BipvlError
+from bipvl.data.issues import Fault
 from bipvl.data.spec import FILL_IN, ClassSpec, DatasetSpec
-from bipvl.errors import BipvlError
 
 CONCEPTS: tuple[str, ...] = (
     "Shape",

@@ -13,8 +13,8 @@ import numpy as np
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import SpatialImage
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.spec import DatasetSpec
-from bipvl.errors import BipvlError
 
 AFFINE_TOLERANCE = 1e-3
 """Between any entry of an image's affine and its label's (mm): the rounding of a header's quaternion."""

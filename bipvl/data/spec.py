@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from bipvl.errors import BipvlError
+from bipvl.common.errors import BipvlError
 
-_SPECS = Path(__file__).parent / "specs"
+_SPECS = Path(__file__).parent / "resources" / "specs"
 LAYOUTS = ("dataset_json", "nnunet", "paired_files")
 FILL_IN = "FILL IN"
 """What a draft holds wherever its owner must write; a file that holds it is refused."""
@@ -387,3 +387,11 @@ _FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "patient": (_patient, r"a regular expression with one group, such as '(P\d+)_'"),
 }
+
+
+def dataset_title(name: str) -> str:
+    """What a dataset is called in figures and tables: its spec's title, or its name for a user's own."""
+    try:
+        return load_spec(name).title
+    except BipvlError:
+        return name

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bipvl.common.errors import BipvlError
+from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, list_cases, read_json
 from bipvl.data.scans import Told
 from bipvl.data.spec import DatasetSpec
-from bipvl.errors import BipvlError
-from bipvl.files import write_json
 
 PARTS = ("train", "val", "test")
 

@@ -32,11 +32,11 @@ from monai.transforms import (
 from monai.transforms.io.array import switch_endianness
 from monai.utils import convert_to_dst_type
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
 from bipvl.data.scans import check_there, grid_fault, image_fault, unreadable
 from bipvl.data.spec import DatasetSpec
-from bipvl.errors import BipvlError
 
 KEYS = ("image", "label")
 _RAS = (("L", "R"), ("P", "A"), ("I", "S"))

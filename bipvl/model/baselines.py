@@ -20,9 +20,9 @@ from monai.networks.nets import (
 )
 from torch import Tensor, nn
 
-from bipvl.choices import choose
+from bipvl.common.lookup import choose
 
-from .vision import VisionUnet
+from .decoder import VisionUnet
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bipvl.choices import choose
+from bipvl.common.lookup import choose
 
 
 @dataclass(frozen=True)

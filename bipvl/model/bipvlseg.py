@@ -11,16 +11,16 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bipvl.choices import choose
-from bipvl.errors import BipvlError
-from bipvl.presets import departures
+from bipvl.common.errors import BipvlError
+from bipvl.common.lookup import choose
+from bipvl.model.deviations import departures
 
-from .backbones import make_encoder
 from .bifusion import BiFusion, fuse_volume
+from .decoder import UnetrDecoder
+from .encoders import make_encoder
 from .heads import PromptedHead, UniversalHead
 from .released import RepeatingMerging
 from .text import WEIGHTS, PromptTokens, TextEncoder, load_backbone, load_tokenizer, tokenize
-from .vision import UnetrDecoder
 
 HEADS = {
     "channels": "the paper's convolution: prompt row c guides, and channel c is class c by its place",
@@ -70,8 +70,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         num_classes: foreground classes N, one prompt each.
         background: whether the logits have a background channel before the classes (softmax sets).
         text_config: transformers config of the text encoder, as a dict (see :meth:`create`).
-        preset: ``paper``, ``released``, or the departures from the paper by name (``bipvl.presets``).
-        backbone: of ``bipvl.model.backbones.BACKBONES``.
+        preset: ``paper``, ``released``, or deviations from the paper by name (``bipvl.model.deviations``).
+        backbone: of ``bipvl.model.encoders.BACKBONES``.
         feature_size, depths, num_heads, window_size: as in MONAI's SwinUNETR; 1 to 4 stages.
         fusion_layers, fusion_heads, fusion_width: layers, heads and MLP width of each BiFusion.
         fusion_direction: of ``bipvl.model.bifusion.DIRECTIONS``.

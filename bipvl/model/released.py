@@ -8,7 +8,7 @@ import torch
 from monai.networks.nets.swin_unetr import PatchMergingV2
 from torch import Tensor
 
-from bipvl.errors import BipvlError
+from bipvl.common.errors import BipvlError
 
 from .text import PAPER_CUT
 

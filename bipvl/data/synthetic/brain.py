@@ -6,10 +6,10 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
+from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic.rendering import Warp, slabs, voxel_points
 from bipvl.data.synthetic.scanner import Acquisition, bias_factor, noise
 from bipvl.data.synthetic.shapes import Ellipsoid, Ripples, Shape, Wavy, turn
-from bipvl.errors import BipvlError
 
 CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")
 EDEMA, NON_ENHANCING, ENHANCING = 1, 2, 3

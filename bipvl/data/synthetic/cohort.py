@@ -12,10 +12,10 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from bipvl.common.errors import BipvlError
+from bipvl.common.files import write_json
 from bipvl.data.synthetic.benchmarks import BENCHMARKS, Benchmark, Size
 from bipvl.data.synthetic.writers import write_nifti
-from bipvl.errors import BipvlError
-from bipvl.files import write_json
 
 GENERATOR_VERSION = 1
 

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 from tqdm.auto import trange
 
+from bipvl.common.errors import BipvlError
+from bipvl.common.files import atomic_path, write_json
 from bipvl.data.synthetic.writers import write_nifti
-from bipvl.errors import BipvlError
-from bipvl.files import atomic_path, write_json
 
 SIDE = 32
 """Voxels, of 2 mm."""

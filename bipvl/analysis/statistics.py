@@ -1,0 +1,158 @@
+"""From the runs' metrics.csv files to tables: one long table, means with intervals, the main table."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from bipvl.common.errors import BipvlError
+from bipvl.data.spec import load_spec
+from bipvl.engine.variants import MEAN_ATLAS
+
+METRICS = ("dice", "hd95_mm", "nsd")
+LONG = ["cohort", "profile", "dataset", "variant", "seed", "case", "class", "metric", "grid", "value", "flag"]
+ORIGIN = ["cohort", "profile", "dataset", "variant"]
+
+
+def read_runs(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
+    """Run folders by dataset → the long table (columns LONG) of all, each dataset's mean atlas last.
+
+    Rows keep the order that is given, and each dataset's order of classes.
+
+    Raises:
+        BipvlError: a file with other columns, a class that its dataset has not, two cohorts of one dataset.
+    """
+    return pd.concat([_read_dataset(group) for group in folders.values()], ignore_index=True)
+
+
+def _read_dataset(folders: Sequence[Path]) -> pd.DataFrame:
+    configs = [json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in folders]
+    if len({config["cohort"] for config in configs}) > 1:
+        raise BipvlError(
+            f"{folders[0].parents[1]} mixes runs on synthetic and on real data; delete those of one of them."
+        )
+    atlas = folders[0].parents[1] / MEAN_ATLAS / "seed0"
+    if (atlas / "metrics.csv").is_file():
+        own = {"variant": MEAN_ATLAS, "title": MEAN_ATLAS, "seed": 0}
+        folders, configs = [*folders, atlas], [*configs, configs[0] | own]
+    parts = []
+    for folder, config in zip(folders, configs, strict=True):
+        origin = {"cohort": config["cohort"], "profile": config["profile"], "dataset": folder.parents[1].name}
+        part = _read_metrics(folder / "metrics.csv")
+        # Others' predictions go by their title: a table says all that its figure shows.
+        shown = config.get("title", config["variant"])
+        parts.append(part.assign(**origin, variant=shown, seed=config["seed"])[LONG])
+    rank = {c.name: row for row, c in enumerate(load_spec(configs[0]["dataset"]).classes)}
+    rows = pd.concat([part.sort_values("class", key=lambda c: c.map(rank), kind="stable") for part in parts])
+    if strange := sorted(set(rows["class"]) - set(rank)):
+        raise BipvlError(f"{folders[0].parents[1]} scores '{strange[0]}', which is no class of its dataset.")
+    return rows
+
+
+def _read_metrics(path: Path) -> pd.DataFrame:
+    """One metrics.csv; a case or class that is called "NA" stays a text."""
+    table = pd.read_csv(path, dtype={"case": str, "class": str, "flag": str}, keep_default_na=False)
+    expected = LONG[5:]
+    if list(table.columns) != expected:
+        raise BipvlError(
+            f"{path} has the columns {', '.join(table.columns)}; expected {', '.join(expected)}."
+        )
+    return table.astype({"value": float})
+
+
+def class_values(table: pd.DataFrame, metric: str = "dice", grid: str = "scan") -> pd.DataFrame:
+    """One value a variant, case and class (mean over seeds): ORIGIN, seeds, case, class, value."""
+    return _over_seeds(table[(table["metric"] == metric) & (table["grid"] == grid)], ["case", "class"])
+
+
+def case_means(table: pd.DataFrame, metric: str = "dice", grid: str = "scan") -> pd.DataFrame:
+    """One value a variant and case (mean over its classes, then over seeds): ORIGIN, seeds, case, value.
+
+    A class that is in neither mask has no row, and no part in the mean.
+    """
+    rows = table[(table["metric"] == metric) & (table["grid"] == grid)]
+    means = rows.groupby([*ORIGIN, "seed", "case"], sort=False, as_index=False)["value"].mean()
+    return _over_seeds(means, ["case"])
+
+
+def _over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    seeds = rows.groupby(ORIGIN)["seed"].agg(lambda s: " ".join(str(k) for k in sorted(set(s))))
+    means = rows.groupby([*ORIGIN, *keys], sort=False, as_index=False)["value"].mean()
+    return means.merge(seeds.rename("seeds"), on=ORIGIN)[[*ORIGIN, "seeds", *keys, "value"]]
+
+
+def median_case(means: pd.DataFrame) -> str:
+    """The case whose value is the median, the lower one of two, in rows of ``case_means``."""
+    return means.sort_values(["value", "case"])["case"].iloc[(len(means) - 1) // 2]
+
+
+def interval(
+    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval (BCa) of the mean of ``values``, one a case.
+
+    One case tells nothing about others: NaN. Equal values give the value itself. Where BCa is not defined
+    the percentile interval stands in.
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = bootstrap(
+                (values,),
+                np.mean,
+                confidence_level=confidence,
+                n_resamples=resamples,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if np.isfinite(found).all():
+            break
+    return float(found.low), float(found.high)
+
+
+def summarise(values: pd.DataFrame, keys: Sequence[str] = ORIGIN) -> pd.DataFrame:
+    """Per group of ``keys``: mean over cases, its 95 % interval (low, high) and the number of cases."""
+    rows = []
+    for key, group in values.groupby(list(keys), sort=False):
+        low, high = interval(group["value"].to_numpy())
+        rows.append((*key, group["value"].mean(), low, high, group["case"].nunique()))
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "cases"])
+
+
+def main_table(table: pd.DataFrame, grid: str = "scan") -> pd.DataFrame:
+    """The main table: a row per dataset and variant, the mean atlas among them.
+
+    Each metric is the mean over test cases of the case's mean over classes, with its 95 % interval
+    (``_low``, ``_high``); ``missed`` and ``false_positive`` count case × class pairs over all seeds.
+    """
+    rows = None
+    for metric in METRICS:
+        values = case_means(table, metric, grid)
+        names = {"mean": metric, "low": f"{metric}_low", "high": f"{metric}_high"}
+        part = summarise(values, [*ORIGIN, "seeds"]).rename(columns=names)
+        rows = part if rows is None else rows.merge(part, on=[*ORIGIN, "seeds", "cases"])
+    scored = table[(table["metric"] == "dice") & (table["grid"] == grid)]
+    for column, flag in (("missed", "miss"), ("false_positive", "false_positive")):
+        count = (scored["flag"] == flag).groupby([scored[key] for key in ORIGIN]).sum()
+        rows = rows.merge(count.rename(column), on=ORIGIN)
+    return rows.assign(grid=grid)
+
+
+def provenance(table: pd.DataFrame) -> str:
+    """Cohort, profile and seeds of a table, as every figure and table says them."""
+    cohorts = " and ".join(f"{c} cohort" for c in sorted(set(table["cohort"]), reverse=True))
+    words = f"{cohorts.capitalize()}, profile {', '.join(sorted(set(table['profile'])))}"
+    if "seeds" not in table:
+        return f"{words}."
+    trained = table[table["variant"] != MEAN_ATLAS] if "variant" in table else table
+    seeds = sorted({int(s) for text in trained["seeds"] for s in str(text).split()})
+    return f"{words}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."

@@ -1,0 +1,123 @@
+"""Tables as text: Markdown for pages, LaTeX for papers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bipvl.analysis.claims import RULE
+from bipvl.analysis.statistics import provenance
+from bipvl.data.spec import dataset_title
+from bipvl.engine.variants import MEAN_ATLAS, variant_title
+
+HEADER = ("Data set", "Method", "Dice ↑", "HD95 (mm) ↓", "Surface Dice ↑", "Missed", "Cases")
+CLAIMS_HEADER = (
+    *("Claim", "Verdict", "Paper's value", "Study", "Data sets"),
+    *("Cases", "Effect (Dice points)", "p"),
+)
+DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
+
+
+def main_table_markdown(table: pd.DataFrame) -> str:
+    """Markdown of ``statistics.main_table``: the best network of a dataset in bold, a note below."""
+    return f"{markdown(HEADER, _cells(table, bold='**{}**'), words=2)}\n\n{_note(table)}\n"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """A Markdown table whose first ``words`` columns are text, the others numbers."""
+    rule = "|" + ":--|" * words + "--:|" * (len(header) - words)
+    return "\n".join([_line(header), rule, *map(_line, rows)])
+
+
+def claims_markdown(table: pd.DataFrame) -> str:
+    """Markdown of ``claims.ledger``, effects in Dice points, a note below."""
+    rows = []
+    for row in table.itertuples():
+        told = [row.claim, row.verdict, row.paper, row.study]
+        if pd.isna(row.effect):
+            rows.append([*told, *[""] * 4])
+        else:
+            p = "" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}"
+            rows.append([*told, row.datasets, str(row.cases), effect_points(row), p])
+    return f"{markdown(CLAIMS_HEADER, rows, words=5)}\n\n{claims_note(table)}\n"
+
+
+def effect_points(row: Any) -> str:
+    """Effect and interval of a row of ``claims.ledger`` in Dice points, such as "+1.2 (−0.3 to +2.7)"."""
+    effect, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (row.effect, row.low, row.high))
+    return effect if pd.isna(row.low) else f"{effect} ({low} to {high})"
+
+
+def claims_note(table: pd.DataFrame) -> str:
+    """What a reader of ``claims.ledger`` must know."""
+    tested = table.dropna(subset="effect")
+    said = provenance(tested if len(tested) else table.drop(columns="seeds"))
+    return (
+        f"{said} Effect: mean paired difference in Dice over the test cases of all named data sets together, "
+        "on the scan's own grid, in Dice points (0.01); for the number of classes, how much larger the mean "
+        "gain is; with its 95 % bootstrap interval over cases (BCa), or over seeds and cases (percentile) "
+        "where there are several seeds. p: Wilcoxon's signed-rank test, for the number of classes "
+        "Mann-Whitney's, with Holm's correction over all claims that are tested "
+        f"({len(tested)} of {len(table)}). {RULE} Fewer than six cases decide nothing: no p of theirs can "
+        "be below 0.05."
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main_table_latex(table: pd.DataFrame) -> str:
+    """LaTeX of ``statistics.main_table`` (package booktabs), the note as its caption."""
+    escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "–": "--", "×": r"$\times$"})
+    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+    head = " & ".join(HEADER)
+    for sign, command in arrows.items():
+        head = head.replace(sign, command)
+    body = [
+        " & ".join(c.translate(escape) for c in cells) + r" \\" for cells in _cells(table, r"\textbf{{{}}}")
+    ]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{_note(table).translate(escape)}}}",
+            r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}",
+            r"\toprule",
+            head + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:
+    """The body's texts, row by row; a dataset is named in its first row only."""
+    rows = []
+    for dataset, group in table.groupby("dataset", sort=False):
+        networks = group[group["variant"] != MEAN_ATLAS]
+        best = {m: networks[m].min() if m == "hd95_mm" else networks[m].max() for m in DIGITS}
+        for number, (_, row) in enumerate(group.iterrows()):
+            title = dataset_title(dataset) if number == 0 else ""
+            cells = [title, variant_title(row["variant"])]
+            for metric, digits in DIGITS.items():
+                mean, low, high = (f"{row[metric + end]:.{digits}f}" for end in ("", "_low", "_high"))
+                if row["variant"] != MEAN_ATLAS and row[metric] == best[metric] and len(networks) > 1:
+                    mean = bold.format(mean)
+                cells.append(mean if pd.isna(row[metric + "_low"]) else f"{mean} ({low}–{high})")
+            rows.append([*cells, str(row["missed"]), str(row["cases"])])
+    return rows
+
+
+def _note(table: pd.DataFrame) -> str:
+    grid = "the scan's own grid" if set(table["grid"]) == {"scan"} else "the working grid"
+    return (
+        f"{provenance(table)} Mean over test cases of each case's mean over classes, on {grid}; in brackets "
+        "the 95 % bootstrap interval (BCa) over cases. Missed: class × case pairs that are in the truth and "
+        "not in the prediction, scored as Dice 0, surface Dice 0 and the volume's diagonal as HD95. "
+        "Mean atlas: the most frequent label of the training cases at each place, blind to the image."
+    )

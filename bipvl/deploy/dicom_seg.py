@@ -1,0 +1,95 @@
+"""Labels as a DICOM segmentation (SEG) of the series that they were found in, made by highdicom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bipvl.common.errors import BipvlError
+from bipvl.common.extras import extras_told
+from bipvl.common.files import atomic_path
+from bipvl.data.spec import DatasetSpec
+from bipvl.deploy.dicom import series_slices
+from bipvl.deploy.inputs import Scan, files_of
+from bipvl.deploy.result import Segmentation
+
+SCHEME = "99BIPVL"
+"""Coding scheme of the classes' codes; DICOM keeps names that begin with 99 for private ones."""
+
+
+def check_seg(scans: Sequence[Scan], spec: DatasetSpec) -> None:
+    """A BipvlError where a SEG could not be written of these scans."""
+    if files := [file for scan in scans for file in files_of(scan) if not file.is_dir()]:
+        raise BipvlError(f"{files[0]} is no DICOM series, which a DICOM segmentation must refer to")
+    if spec.overlapping:
+        raise BipvlError(f"the classes of {spec.title} overlap; their DICOM segmentation is not written")
+
+
+def write_seg(result: Segmentation, folder: Path, path: Path) -> None:
+    """A segment a class, by its name; each call makes a new instance, with its own UID and time.
+
+    Raises:
+        BipvlError: the series lacks an attribute that a SEG repeats; highdicom is not installed.
+    """
+    with extras_told():
+        import highdicom
+        import pydicom
+    source = [pydicom.dcmread(s.file, stop_before_pixels=True) for s in series_slices(folder)]
+    facts = result.facts
+    try:
+        seg = highdicom.seg.Segmentation(
+            source_images=source,
+            pixel_array=_frames(result),
+            segmentation_type="BINARY",
+            segment_descriptions=_segments(result),
+            series_instance_uid=highdicom.UID(),
+            series_number=int(source[0].SeriesNumber or 0) + 100,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="bipvl",
+            manufacturer_model_name=f"{facts['variant']} on {facts['dataset']}"[:64],
+            software_versions=_version(),
+            device_serial_number=f"{facts['profile']}, {facts['cohort']}, seed {facts['seed']}"[:64],
+        )
+    except AttributeError as error:
+        raise BipvlError(f"{folder} has slices without an attribute that a SEG repeats: {error}") from error
+    with atomic_path(path) as temporary:
+        seg.save_as(temporary)
+
+
+def _frames(result: Segmentation) -> np.ndarray:
+    """Slices × rows × columns of segment numbers, which follow the classes from 1."""
+    codes = result.volumes["code"].to_numpy()
+    numbers = np.zeros(codes.max() + 1, np.uint8)
+    numbers[codes] = np.arange(1, len(codes) + 1)
+    return np.stack([numbers[plane] for plane in np.asarray(result.labels.dataobj).T])
+
+
+def _segments(result: Segmentation) -> list[Any]:
+    import highdicom
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=f"BiPVL-Seg {result.facts['variant']}"[:64],
+        version=_version(),
+        family=codes.cid7162.ArtificialIntelligence,
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=row["class"][:64],
+            segmented_property_category=Code("123037004", "SCT", "Anatomical Structure"),
+            segmented_property_type=Code(str(row["code"]), SCHEME, row["class"][:64]),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
+        for number, (_, row) in enumerate(result.volumes.iterrows(), start=1)
+    ]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("bipvl")

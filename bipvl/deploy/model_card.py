@@ -1,0 +1,172 @@
+"""The model card of a run: what it was made from, what it scored, and what must not be concluded from it."""
+
+from collections.abc import Iterator
+from importlib.metadata import metadata, version
+
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCardData
+
+from bipvl.analysis.statistics import METRICS, class_values, main_table, read_runs
+from bipvl.analysis.tables import DIGITS, main_table_markdown, markdown
+from bipvl.data.layouts import read_json
+from bipvl.data.spec import DatasetSpec
+from bipvl.engine.run import Run
+
+NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "nsd": "Surface Dice"}
+
+
+def link(name: str) -> str:
+    """An address by its name in pyproject.toml, [project.urls]."""
+    lines = (line.partition(", ") for line in metadata("bipvl").get_all("Project-URL") or ())
+    return {label: address for label, _, address in lines}[name]
+
+
+def model_card(run: Run) -> str:
+    """README.md of an exported run: metadata in YAML, then text; every number is from its metrics.csv."""
+    scores = read_runs({run.spec.name: [run.directory.resolve()]})
+    own = scores[scores["variant"] == run.variant.name]
+    text = "\n\n".join(_sections(run, scores, own))
+    return f"---\n{card_data(run, own).to_yaml()}\n---\n\n{text}\n"
+
+
+def card_data(run: Run, scores: pd.DataFrame) -> ModelCardData:
+    """The card's metadata; ``scores`` are the run's own rows of the long table."""
+    row = main_table(scores).iloc[0]
+    synthetic, spec = run.config["cohort"] == "synthetic", run.spec
+    licence = {"license": "mit"}
+    if not synthetic:
+        licence = {"license": "other", "license_name": "mit-and-terms-of-the-data-set"}
+    return ModelCardData(
+        language="en",
+        **licence,
+        library_name="bipvl",
+        pipeline_tag="image-segmentation",
+        tags=["medical-imaging", "3d", spec.modality.lower(), *(["synthetic-data"] * synthetic)],
+        model_name=f"{run.variant.name}-{spec.name}",
+        eval_results=[
+            EvalResult(
+                task_type="image-segmentation",
+                # Not the benchmark's own name: no leaderboard must take these for scores on patients.
+                dataset_type=f"synthetic-{spec.name}" if synthetic else spec.name,
+                dataset_name=f"{spec.title}, {run.config['cohort']} cohort, {_cases(row['cases'])}",
+                metric_type=metric,
+                metric_name=f"{NAMES[metric]}, mean over cases and classes",
+                metric_value=round(float(row[metric]), DIGITS[metric]),
+            )
+            for metric in METRICS
+        ],
+    )
+
+
+def _sections(run: Run, scores: pd.DataFrame, own: pd.DataFrame) -> Iterator[str]:
+    yield f"# {run.variant.title}: {run.spec.title}"
+    guided = "guided by one text a class" if run.variant.language else "by the image alone"
+    yield (
+        f"A network that segments {run.spec.modality} scans in 3D, {guided}. Trained with "
+        f"[bipvl]({link('Repository')}), a runnable companion of the paper [BiPVL-Seg]({link('Paper')}); "
+        "these weights are not its authors'."
+    )
+    if run.config["cohort"] == "synthetic":
+        yield (
+            "> **Synthetic cohort.** Trained and tested on scans that a program made, not on patients. The "
+            "scores show that the software works; they say nothing about real scans."
+        )
+    yield f"## What it was made from\n\n{markdown(('What', 'Here'), [*_origin(run)], words=2)}"
+    yield f"## Scores on the test cases\n\n{main_table_markdown(main_table(scores)).strip()}"
+    yield class_markdown(own, run.spec)
+    yield f"## How to load it\n\n{_usage(run)}"
+    yield f"## Limits\n\n{_limits(run, own)}"
+    yield f"## Licence\n\n{_licence(run)}"
+
+
+def _origin(run: Run) -> Iterator[tuple[str, str]]:
+    spec, config = run.spec, run.config
+    split = read_json(run.split_path)
+    yield "Data set", f"{spec.title} (`{spec.name}`), {config['cohort']} cohort"
+    yield "Cases", ", ".join(f"{len(split[part])} {part}" for part in ("train", "val", "test"))
+    yield "Image channels, in order", ", ".join(spec.channels)
+    yield "Classes, in order", ", ".join(c.name for c in spec.classes)
+    yield "Working grid", f"{' × '.join(f'{mm:g}' for mm in config['spacing'])} mm"
+    yield "Crop", f"{' × '.join(map(str, config['crop']))} voxels"
+    yield "Variant", f"`{config['variant']}`"
+    yield "Profile and seed", f"`{config['profile']}`, seed {config['seed']}"
+    yield "Code", f"bipvl {version('bipvl')}{_commit(run)}"
+
+
+def _commit(run: Run) -> str:
+    path = run.directory / "manifest.json"
+    if not path.is_file():
+        return ""
+    return f", trained by `{read_json(path)['phases']['train']['commit']}`"
+
+
+def class_markdown(scores: pd.DataFrame, spec: DatasetSpec) -> str:
+    """A row a class: each metric's mean over the cases that hold the class, on the scan's own grid."""
+    means = {m: class_values(scores, m).groupby("class")["value"].agg(["mean", "count"]) for m in METRICS}
+    rows = []
+    for c in (c.name for c in spec.classes):
+        cells = [
+            f"{means[m].loc[c, 'mean']:.{DIGITS[m]}f}" if c in means[m].index else "not in any test case"
+            for m in METRICS
+        ]
+        count = means["dice"]["count"].get(c, 0)
+        rows.append([c, *cells, str(count)])
+    return markdown(("Class", *NAMES.values(), "Cases"), rows)
+
+
+def _usage(run: Run) -> str:
+    parts = [
+        "A scan, as a NIfTI file (`pip install 'bipvl[run]'`); the labels come out on its own grid, in the "
+        "data set's codes:",
+        _python(
+            "from bipvl import Segmenter, open_export",
+            "",
+            'run = open_export("FOLDER")  # or the id of a repository on the Hub',
+            'Segmenter(run=run).segment("scan.nii.gz", "labels.nii.gz")',
+        ),
+    ]
+    if run.variant.language:
+        parts += [
+            "The network alone (`pip install bipvl`), for a prepared volume B × M × H × W × D and N × "
+            "(K + 1) texts, such as `run.texts`:",
+            _python(
+                "from bipvl import BiPVLSeg",
+                "",
+                'logits = BiPVLSeg.from_pretrained("FOLDER").predict(volume, texts)',
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _limits(run: Run, scores: pd.DataFrame) -> str:
+    spec, cases = run.spec, _cases(scores["case"].nunique())
+    limits = [
+        "For research alone: no medical device, and tested for no clinical use.",
+        f"It knows scans of one kind: {spec.modality} with the channels {', '.join(spec.channels)} and the "
+        "field of view of its data set. On others it gives labels too, without a warning.",
+        f"The scores are of one training (seed {run.config['seed']}) on {cases} of the same data set; no "
+        "scan from elsewhere was tried.",
+    ]
+    if run.variant.language:
+        limits.append(
+            "The texts were the same for all cases in training: other words are untried, unless the "
+            "repository's prompt studies say so."
+        )
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _cases(count: int) -> str:
+    return f"{count} test case{'s' if count != 1 else ''}"
+
+
+def _licence(run: Run) -> str:
+    words = "Code and weights: MIT."
+    if run.config["cohort"] != "synthetic":
+        words += f" The terms of {run.spec.title} hold beside it: read them before you pass the weights on."
+    if run.variant.language:
+        words += " The text encoder that the training started from has a licence of its own."
+    return words

@@ -1,0 +1,280 @@
+"""What alignment does to the shared space: similarities of classes before and after, a map of the space."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bipvl.analysis.statistics import provenance
+from bipvl.common.errors import BipvlError
+from bipvl.data.prompts import COLUMNS
+from bipvl.data.spec import dataset_title, load_spec
+from bipvl.engine.variants import VARIANTS, variant_title
+from bipvl.figures import style
+from bipvl.figures.panels import LEGEND
+
+PANELS = 3
+"""Snapshots that the map shows; of more the first, the last, and those at equal distances between."""
+WRITTEN = 7
+"""With so many classes at most each similarity is written into its cell, and every column numbered."""
+
+
+def language_runs(folders: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """Of run folders by dataset the first of each whose network reads prompts.
+
+    Raises:
+        BipvlError: a dataset has none.
+    """
+    found = {}
+    for dataset, group in folders.items():
+        reading = [folder for folder in group if _variant(folder) in VARIANTS]
+        reading = [folder for folder in reading if VARIANTS[_variant(folder)].language]
+        if not reading:
+            raise BipvlError(f"the study has no run on {dataset} of a network that reads prompts; train one")
+        found[dataset] = reading[0]
+    return found
+
+
+def similarity_table(runs: Mapping[str, Path]) -> pd.DataFrame:
+    """Similarities of classes' texts and images in runs by dataset, before training and after it.
+
+    Columns cohort, profile, dataset, variant, seeds, cases, step, text_class, visual_class, similarity: the
+    cosine of a class's global text vector with a class's visual vector (``Snapshot.similarity``).
+
+    Raises:
+        BipvlError: a run without snapshots.
+    """
+    from bipvl.engine.snapshots import read_snapshots
+    from bipvl.model.losses import TEMPERATURE
+
+    parts = []
+    for dataset, folder in runs.items():
+        origin, names = _origin(folder, dataset)
+        temperature = VARIANTS[origin["variant"]].objective.get("temperature", TEMPERATURE)
+        first, *_, last = read_snapshots(folder)
+        for snapshot in (first, last):
+            rows = pd.DataFrame(snapshot.similarity(temperature).numpy(), names, names)
+            rows = rows.rename_axis("text_class").rename_axis("visual_class", axis=1).stack()
+            facts = origin | {"cases": snapshot.cases, "step": snapshot.step}
+            parts.append(rows.rename("similarity").reset_index().assign(**facts))
+    table = pd.concat(parts, ignore_index=True)
+    return table[[*origin, "cases", "step", "text_class", "visual_class", "similarity"]]
+
+
+def embedding_table(runs: Mapping[str, Path]) -> pd.DataFrame:
+    """A plane of the shared space in runs by dataset, with every snapshot's vectors on it.
+
+    Columns cohort, profile, dataset, variant, seeds, cases, step, class, concept (empty: the visual vector),
+    x, y, share_x, share_y: places on the first two principal components of all snapshots' vectors together,
+    each of length 1, and what share of their variance each component has.
+
+    Raises:
+        BipvlError: a run without snapshots.
+    """
+    from bipvl.engine.snapshots import read_snapshots
+
+    parts = []
+    for dataset, folder in runs.items():
+        origin, names = _origin(folder, dataset)
+        snapshots = read_snapshots(folder)
+        kinds = ["", *COLUMNS[: snapshots[0].text.shape[1]]]
+        keys = pd.MultiIndex.from_product(
+            [[s.step for s in snapshots], names, kinds], names=["step", "class", "concept"]
+        )
+        vectors = np.stack(
+            [np.concatenate([s.visual[:, None], s.text], 1) for s in snapshots]
+        )  # S × N × K × D
+        places, shares = principal_plane(vectors.reshape(len(keys), -1))
+        part = pd.DataFrame(places, keys, ["x", "y"]).reset_index()
+        facts = origin | {"cases": snapshots[0].cases, "share_x": shares[0], "share_y": shares[1]}
+        parts.append(part.assign(**facts))
+    table = pd.concat(parts, ignore_index=True)
+    return table[[*origin, "cases", "step", "class", "concept", "x", "y", "share_x", "share_y"]]
+
+
+def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors A × D, brought to length 1 → their places on the first two principal components, A × 2, and the
+    components' shares of the variance. A component's sign is such that its largest loading is positive.
+    """
+    units = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    centred = units - units.mean(0)
+    _, scale, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2] * np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(1)])[:, None]
+    return centred @ axes.T, scale[:2] ** 2 / (scale**2).sum()
+
+
+def _variant(folder: Path) -> str:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["variant"]
+
+
+def _origin(folder: Path, dataset: str) -> tuple[dict[str, object], list[str]]:
+    """What a run's rows say of it, and the names of its classes."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    origin = {"cohort": config["cohort"], "profile": config["profile"], "dataset": dataset}
+    origin |= {"variant": config["variant"], "seeds": str(config["seed"])}
+    return origin, [c.name for c in load_spec(config["dataset"]).classes]
+
+
+def draw_similarity(table: pd.DataFrame) -> Figure:
+    """A row a dataset: similarities before training and after; columns of ``similarity_table``."""
+    datasets = list(dict.fromkeys(table["dataset"]))
+    figure = Figure(figsize=(style.WIDTH, 2.25 * len(datasets) + 0.9))
+    grid = figure.subplots(len(datasets), 2, squeeze=False)
+    for row, dataset in zip(grid, datasets, strict=True):
+        part = table[table["dataset"] == dataset]
+        steps = sorted(set(part["step"]))
+        for axes, step in zip(row, (steps[0], steps[-1]), strict=True):
+            image = _matrix(axes, part[part["step"] == step])
+        row[1].tick_params(labelleft=False)
+        row[0].set_ylabel(f"{dataset_title(dataset).replace(' (', chr(10) + '(', 1)}\ntext of class")
+    for axes in grid[-1]:
+        axes.set_xlabel("visual vector of class, by number")
+    figure.align_ylabels(grid[:, 0])
+    bar = figure.colorbar(image, ax=grid, label="cosine similarity", shrink=0.9 / len(datasets), aspect=18)
+    bar.outline.set_visible(False)
+    classes = table.groupby("dataset", sort=False)["text_class"].nunique()
+    counts = table.groupby("dataset", sort=False)["cases"].first()
+    style.caption(
+        figure,
+        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: cosine similarity of each class's "
+        "global text vector (a row; its texts weighted as by the global alignment) with each class's visual "
+        "vector (a column), in the space that both are projected into, before training and after its last "
+        f"step. N × N, N = {_listed(classes)} classes; means over the centre crops of n = {_listed(counts)} "
+        "validation cases. Above: mean of the diagonal (own class) and of all other cells.",
+    )
+    return figure
+
+
+def _matrix(axes: Axes, rows: pd.DataFrame) -> QuadMesh:
+    names = list(dict.fromkeys(rows["text_class"]))
+    values = rows.pivot(index="text_class", columns="visual_class", values="similarity").loc[names, names]
+    few, numbers = len(names) <= WRITTEN, range(1, len(names) + 1)
+    seaborn.heatmap(
+        values,
+        ax=axes,
+        square=True,
+        cbar=False,
+        cmap="RdBu_r",
+        vmin=-1,
+        vmax=1,
+        annot=values.map(lambda value: _number(value, 1)) if few else False,
+        fmt="",
+        annot_kws={"fontsize": style.SMALL},
+        yticklabels=[f"{name}  {number}" for number, name in zip(numbers, names, strict=True)],
+        xticklabels=[number if few or number % 2 else "" for number in numbers],
+    )
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(length=0, rotation=0)
+    own = np.eye(len(names), dtype=bool)
+    same, others = (_number(values.to_numpy()[cells].mean()) for cells in (own, ~own))
+    axes.set_title(f"{_when(rows['step'].iloc[0])}\nown class {same}, others {others}")
+    return axes.collections[0]
+
+
+def _number(value: float, digits: int = 2) -> str:
+    """With a true minus sign, and none before a zero."""
+    return f"{value:z.{digits}f}".replace("-", "−")
+
+
+def _when(step: int) -> str:
+    return f"After step {step}" if step else "Before training"
+
+
+def _listed(counts: pd.Series) -> str:
+    return ", ".join(map(str, counts))
+
+
+NEAR = 0.08
+"""Share of a map's extent that two numbers keep between them."""
+
+
+def draw_embedding_map(table: pd.DataFrame) -> Figure:
+    """A row a dataset, a column a snapshot: columns of ``embedding_table``."""
+    table = table.assign(concept=table["concept"].fillna(""))
+    datasets = list(dict.fromkeys(table["dataset"]))
+    columns = min(PANELS, table.groupby("dataset")["step"].nunique().max())
+    figure = Figure(figsize=(style.WIDTH, 1.95 * len(datasets) + 0.9))
+    ratios = {"width_ratios": [*[1] * columns, 0.3 * columns]}
+    grid = figure.subplots(len(datasets), columns + 1, squeeze=False, **ratios)
+    for row, dataset in zip(grid, datasets, strict=True):
+        part = table[table["dataset"] == dataset]
+        shown = _shown_steps(part)
+        for axes, step in zip(row, shown, strict=False):
+            _map(axes, part, step)
+        for axes in row[len(shown) :]:
+            axes.set_axis_off()
+        for axes in row[1:-1]:
+            axes.tick_params(labelleft=False)
+        shares = part.iloc[0]
+        row[0].set_ylabel(f"{dataset_title(dataset)}\nPC 2 ({100 * shares['share_y']:.0f} % of variance)")
+        row[(columns - 1) // 2].set_xlabel(f"PC 1 ({100 * shares['share_x']:.0f} % of variance)")
+        row[-1].legend(handles=_classes(part), loc="center left", **LEGEND)
+    style.caption(figure, _map_caption(table))
+    return figure
+
+
+def _shown_steps(part: pd.DataFrame) -> list[int]:
+    steps = sorted(set(part["step"]))
+    return [steps[int(i)] for i in np.linspace(0, len(steps) - 1, min(PANELS, len(steps)))]
+
+
+def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
+    """A snapshot: classes' visual vectors with the way they came, their texts tied to them.
+
+    A number stands where it does not lie on another's.
+    """
+    now, extent = part[part["step"] == step], np.ptp(part[["x", "y"]].to_numpy(), axis=0).max()
+    numbered: list[np.ndarray] = []
+    for number, (name, of_class) in enumerate(now.groupby("class", sort=False)):
+        colour = style.class_colour(number)
+        own, texts = of_class[of_class["concept"] == ""], of_class[of_class["concept"] != ""]
+        place = own[["x", "y"]].to_numpy()[0]
+        ties = [(place, text) for text in texts[["x", "y"]].to_numpy()]
+        axes.add_collection(LineCollection(ties, colors=[colour], linewidths=0.5, alpha=0.5))
+        axes.scatter(texts["x"], texts["y"], s=6, color=colour, edgecolors="black", linewidths=0.3, zorder=5)
+        way = part[(part["class"] == name) & (part["concept"] == "") & (part["step"] <= step)]
+        axes.plot(way["x"], way["y"], color=colour, lw=0.8, ls=(0, (2, 1)), zorder=2)
+        axes.plot(*place, "D", ms=5, color=colour, mec="black", mew=0.5, zorder=4)
+        if any(np.hypot(*(place - other)) < NEAR * extent for other in numbered):
+            continue
+        numbered.append(place)
+        axes.annotate(
+            str(number + 1),
+            place,
+            (3, 3),
+            textcoords="offset points",
+            fontsize=style.SMALL,
+            zorder=6,
+            path_effects=style.outline(colour="white"),
+        )
+    low, high = part[["x", "y"]].min(), part[["x", "y"]].max()
+    middle, half = (low + high) / 2, 0.56 * (high - low).max()
+    axes.set(xlim=(middle["x"] - half, middle["x"] + half), ylim=(middle["y"] - half, middle["y"] + half))
+    axes.set(aspect="equal", title=_when(step))
+
+
+def _classes(part: pd.DataFrame) -> list[Line2D]:
+    names = enumerate(dict.fromkeys(part["class"]), start=1)
+    return [
+        Line2D([], [], marker="D", ls="", ms=4, color=style.class_colour(n - 1), label=f"{n}  {name}")
+        for n, name in names
+    ]
+
+
+def _map_caption(table: pd.DataFrame) -> str:
+    counts = table.groupby("dataset", sort=False)["cases"].first()
+    kinds = table[table["concept"] != ""]["concept"].nunique()
+    return (
+        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: the space that texts and images are "
+        "projected into, its vectors brought to length 1 and put on the first two principal components of "
+        "all snapshots of a data set together. Diamonds: visual vector of each class, dashed: its way from "
+        f"the first snapshot; dots, tied to it: its {kinds} texts. Means over the centre crops of n = "
+        f"{_listed(counts)} validation cases."
+    )

@@ -1,0 +1,300 @@
+"""The network and its fusion block as diagrams, drawn from the tables of ``structure`` and ``steps``."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from bipvl.data.spec import dataset_title
+from bipvl.engine.variants import variant_title
+from bipvl.figures import style
+
+COLOURS = {
+    "text": "#e69f00",
+    "fusion": "#009e73",
+    "vision": "#0072b2",
+    "image": "#0072b2",
+    "decoder": "#56b4e9",
+    "head": "#cc79a7",
+    "loss": "#d55e00",
+    "input": "#767676",
+}
+ALONE = "The structure alone: no cohort, no seed."
+LANES = ("Text encoder", "Fusion", "Vision encoder", "Skips", "Decoder", "Objective")
+LINE = {"color": "#333333", "lw": 0.8, "solid_capstyle": "butt", "zorder": 1}
+ARROW = {"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "shrinkA": 0, "shrinkB": 0, "lw": 0.8}
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle around (x, y), all in inches."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def left(self) -> float:
+        return self.x - self.width / 2
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width / 2
+
+    @property
+    def bottom(self) -> float:
+        return self.y - self.height / 2
+
+    @property
+    def top(self) -> float:
+        return self.y + self.height / 2
+
+    def draw(self, axes: Axes, colour: str, *, frozen: bool = False) -> None:
+        """A tinted rectangle with round corners; a frozen one has a dashed edge and no tint."""
+        tint = [1 - (1 - c) * (0.0 if frozen else 0.22) for c in to_rgb(colour)]
+        axes.add_patch(
+            FancyBboxPatch(
+                (self.left, self.bottom),
+                self.width,
+                self.height,
+                boxstyle="round,pad=0,rounding_size=0.04",
+                facecolor=tint,
+                edgecolor=colour,
+                linewidth=0.9,
+                linestyle=(0, (3, 2)) if frozen else "-",
+                zorder=2,
+            )
+        )
+
+
+Place = tuple[float, float]
+
+
+def _arrow(axes: Axes, path: Sequence[Place], *, dashed: bool = False) -> None:
+    """A line through the places with its head at the last one."""
+    dash = {"linestyle": (0, (3, 2))} if dashed else {}
+    if len(path) > 2:
+        axes.plot(*zip(*path[:-1], strict=True), **LINE | dash)
+    arrow = ARROW | {"color": LINE["color"]} | dash
+    axes.annotate("", path[-1], path[-2], arrowprops=arrow, zorder=1)
+
+
+def _write(axes: Axes, box: Box, lines: Sequence[str], bold: int) -> None:
+    """Lines of text in a box, the first ones bold."""
+    pitch = 0.125
+    for number, line in enumerate(lines):
+        y = box.y + pitch * ((len(lines) - 1) / 2 - number)
+        weight = "bold" if number < bold else "normal"
+        axes.text(box.x, y, line, ha="center", va="center", fontsize=style.SMALL, weight=weight, zorder=3)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure whose one panel is measured in inches, and room for the caption below."""
+    figure = Figure(figsize=(width, height + 0.62))
+    axes = figure.subplots()
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _filled(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Empty texts where the columns hold none, as a CSV cannot tell."""
+    return table.assign(**{name: table[name].astype(object).fillna("") for name in columns})
+
+
+PITCH, ROW, MARGIN = 0.96, 0.8, 0.27
+"""Inches between columns and between rows of the architecture, and left of the first column."""
+
+
+def draw_architecture(table: pd.DataFrame) -> Figure:
+    """The lanes from above: text encoder, BiFusion, vision encoder, decoder; the objective at its ends."""
+    table = _filled(table, "detail", "shape", "state", "feeds", "departures", "note")
+    rows = 1 + table["row"].max()
+    width = MARGIN + PITCH * (1 + table["column"].max())
+    figure, axes = _canvas(width, ROW * rows)
+    boxes = {}
+    for block in table.itertuples():
+        place = MARGIN + PITCH * (block.column + 0.5), ROW * (rows - block.row - 0.5)
+        boxes[block.id] = Box(*place, 0.81, 0.56)
+        _block(axes, boxes[block.id], block)
+    for row in range(rows):
+        y = ROW * (rows - row - 0.5)
+        label = LANES[row].replace(" ", "\n")
+        axes.text(
+            0.14, y, label, rotation=90, va="center", ha="center", fontsize=style.SMALL, color="#444444"
+        )
+    pairs = [(b.id, target) for b in table.itertuples() for target in b.feeds.split(";") if target]
+    for source, target in pairs:
+        _connect(axes, boxes[source], boxes[target], mutual=(target, source) in pairs)
+    style.caption(figure, _architecture_caption(table))
+    return figure
+
+
+def _block(axes: Axes, box: Box, block: Any) -> None:
+    frozen = block.state == "frozen"
+    box.draw(axes, COLOURS[block.kind], frozen=frozen)
+    title = textwrap.wrap(block.title, 13)
+    lines = [*title, block.detail, *map(_compact, block.shape.split("; "))]
+    if block.kind == "loss":
+        lines.append("learnt weight" if block.parameters else "")
+    elif block.parameters:
+        lines.append(_amount(block.parameters))
+    _write(axes, box, [line for line in lines if line], bold=len(title))
+
+
+def _connect(axes: Axes, source: Box, target: Box, *, mutual: bool) -> None:
+    """An arrow: straight in a column (beside its counterpart) and to a neighbour in a row, else below all."""
+    if source.x == target.x:
+        down = target.y < source.y
+        x = source.x + (0 if not mutual else -0.13 if down else 0.13)
+        _arrow(axes, [(x, source.bottom if down else source.top), (x, target.top if down else target.bottom)])
+    elif abs(source.x - target.x) < 1.5 * PITCH:
+        right = target.x > source.x
+        ends = (source.right, target.left) if right else (source.left, target.right)
+        _arrow(axes, [(x, source.y) for x in ends])
+    else:
+        y = source.bottom - 0.1
+        path = [(source.x, source.bottom), (source.x, y), (target.x, y), (target.x, target.bottom)]
+        _arrow(axes, path, dashed=True)
+
+
+def _compact(shape: str) -> str:
+    """12 × 24 × 24 × 24 → 12 × 24³, with thin spaces."""
+    return re.sub(r"\b(\d+) × \1 × \1$", r"\1³", shape).replace(" × ", "\u2009×\u2009")
+
+
+def _amount(number: int) -> str:
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _architecture_caption(table: pd.DataFrame) -> str:
+    facts, count = table.iloc[0], table["parameters"]
+    fused, frozen = (table["kind"] == "fusion").any(), (table["state"] == "frozen").any()
+    trained = f"{_amount(count[table['state'] == 'trained'].sum())} trained; dashed boxes are frozen"
+    departs = facts["departures"].replace("_", " ").replace(";", ", ")
+    sentences = [
+        f"{variant_title(facts['variant'])}, profile {facts['profile']}, {dataset_title(facts['dataset'])}, "
+        f"crops of {_compact(facts['crop'])} voxels. {ALONE}",
+        "In a box: the size of what it gives (images: channels × grid; texts: classes × tokens × width"
+        f"{'; BiFusion: text tokens, image tokens × width' if fused else ''}), and its parameters; in all "
+        f"{_amount(count.sum())}, {trained if frozen else 'all trained'}.",
+        "What BiFusion makes of a stage's tokens takes their place"
+        f"{', but not in the decoder' if 'unfused' in departs else ''}."
+        if fused
+        else "",
+        "Dashed arrow: a target, without gradient." if "class_embedding" in set(table["id"]) else "",
+        f"Departs from the paper: {departs} (see bipvl/model/deviations.py)." if departs else "",
+        facts["note"],
+    ]
+    return " ".join(filter(None, sentences))
+
+
+STEP, SIDE = 2.75, 0.42
+"""Inches: width of a step of BiFusion; beside the steps, where the residuals pass."""
+NORM, GAP = 0.14, 0.06
+"""Inches: height of what a step ends with, and the space around each thing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of BiFusion where it is drawn: its box and, where there is one, its sum or norm."""
+
+    box: Box
+    end: Box | None
+
+    @property
+    def top(self) -> float:
+        return max(b.top for b in (self.box, self.end) if b)
+
+    @property
+    def bottom(self) -> float:
+        return min(b.bottom for b in (self.box, self.end) if b)
+
+
+def draw_bifusion(table: pd.DataFrame) -> Figure:
+    """The text's steps at the left, the image's at the right, from above; residuals at the sides."""
+    table = _filled(table, "detail", "added", "feeds")
+    heights = [max(map(_height, rows.itertuples())) for _, rows in table.groupby("row")]
+    figure, axes = _canvas(style.WIDTH, sum(heights))
+    centres = {"text": SIDE + STEP / 2, "image": style.WIDTH - SIDE - STEP / 2}
+    steps = {row.id: _place(row, centres[row.lane], sum(heights[row.row :])) for row in table.itertuples()}
+    for row in table.itertuples():
+        _draw_step(axes, steps[row.id], row)
+        for target in filter(None, row.feeds.split(";")):
+            _feed(axes, steps[row.id], steps[target])
+        if row.added:
+            near = row.id in table.set_index("id")["feeds"][row.added].split(";")
+            _add(axes, steps[row.added], steps[row.id], near)
+    style.caption(figure, _bifusion_caption(table))
+    return figure
+
+
+def _height(row: Any) -> float:
+    """Of a step with the space above and below it: two lines where a LayerNorm follows, else one."""
+    end = NORM + GAP if row.norm or row.added else 0
+    return (0.33 if row.norm else 0.2) + end + 2 * GAP
+
+
+def _place(row: Any, x: float, top: float) -> Step:
+    """A step's place below ``top``; what a step ends with is below its box, what an output adds above it."""
+    height, ended = 0.33 if row.norm else 0.2, bool(row.norm or row.added)
+    above = ended and row.kind == "output"
+    box = Box(x, top - GAP - height / 2 - above * (NORM + GAP), STEP, height)
+    y = box.top + GAP + NORM / 2 if above else box.bottom - GAP - NORM / 2
+    return Step(box, Box(x, y, 1.0, NORM) if ended else None)
+
+
+def _draw_step(axes: Axes, step: Step, row: Any) -> None:
+    step.box.draw(axes, COLOURS[row.lane if row.kind == "step" else "input"])
+    title = f"{row.title} · {_amount(row.parameters)}" if row.parameters else row.title
+    lines = [title, row.detail] if row.norm else [", ".join(filter(None, (title, row.detail)))]
+    _write(axes, step.box, lines, bold=1)
+    if step.end:
+        words = ["add"] * bool(row.added) + ["LayerNorm"] * row.norm
+        step.end.draw(axes, COLOURS["fusion"])
+        _write(axes, step.end, [", ".join(words)], bold=0)
+        upper, lower = sorted((step.box, step.end), key=lambda box: -box.y)
+        axes.plot([step.box.x] * 2, [upper.bottom, lower.top], **LINE)
+
+
+def _feed(axes: Axes, source: Step, target: Step) -> None:
+    """Straight down in a lane, or down to the height of a step in the other lane and across."""
+    x, other = source.box.x, target.box
+    if x == other.x:
+        _arrow(axes, [(x, source.bottom), (x, target.top)])
+    else:
+        side = other.left if x < other.x else other.right
+        _arrow(axes, [(x, source.bottom), (x, other.y), (side, other.y)])
+
+
+def _add(axes: Axes, source: Step, target: Step, near: bool) -> None:
+    """A residual, round the step that reads it, or (not near) round all between."""
+    x, outwards = target.box.x, -1 if target.box.x < style.WIDTH / 2 else 1
+    side = x + outwards * (STEP / 2 + (0.14 if near else 0.3))
+    start = target.top + 1.4 * GAP if near else source.bottom - 0.6 * GAP
+    edge = target.end.left if outwards < 0 else target.end.right
+    _arrow(axes, [(x, start), (side, start), (side, target.end.y), (edge, target.end.y)])
+
+
+def _bifusion_caption(table: pd.DataFrame) -> str:
+    facts, lanes = table.iloc[0], set(table.loc[table["kind"] == "output", "lane"])
+    unread = [lane for lane in ("text", "image") if lane not in lanes]
+    sentences = [
+        f"{variant_title(facts['variant'])}, profile {facts['profile']}: BiFusion at stage {facts['stage']}, "
+        f"{_amount(table['parameters'].sum())} parameters. {ALONE}",
+        "T, V: text and image tokens as far as they have come; E: the text when it enters the first layer, "
+        "added as a positional prompt.",
+        f"The {unread[0]} passes the block unchanged." if unread else "",
+    ]
+    return " ".join(filter(None, sentences))

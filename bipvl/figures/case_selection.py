@@ -1,0 +1,153 @@
+"""Which test cases the figures show: chosen by a rule, not by eye."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bipvl.analysis.statistics import case_means, class_values, median_case, read_runs
+from bipvl.common.errors import BipvlError
+from bipvl.data.layouts import Case, list_cases
+from bipvl.data.spec import DatasetSpec, load_spec
+from bipvl.engine.variants import variant_title
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A label map on its scan's grid; ``codes``: those in it → the dataset's own, None where they are."""
+
+    path: Path
+    codes: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownCase:
+    """A test case, what its caption says (``origin``), and by variant its prediction and its mean Dice."""
+
+    spec: DatasetSpec
+    case: Case
+    origin: dict[str, object]
+    predictions: dict[str, Prediction]
+    dice: dict[str, float]
+
+
+def median_cases(folders: Mapping[str, Sequence[Path]], data_root: str | Path) -> list[ShownCase]:
+    """Of each dataset the test case with the median Dice of its first variant, with all variants' masks.
+
+    Args:
+        folders: run folders by dataset; of each variant its first seed is taken.
+
+    Raises:
+        BipvlError: the data lack the case, or a prediction is missing.
+    """
+    shown = []
+    for group in folders.values():
+        runs = _first_seeds(group)
+        first, means = next(iter(runs)), case_means(_scores([*runs.values()]))
+        ours = means[means["variant"] == first]
+        case_id = median_case(ours)
+        dice = means[means["case"] == case_id].set_index("variant")["value"].to_dict()
+        rule = f"of each data set the test case with the median Dice of {variant_title(first)}"
+        origin = {"seeds": ours["seeds"].iloc[0], "cases": len(ours), "rule": rule}
+        shown.append(_shown(runs, case_id, data_root, origin, dice))
+    return shown
+
+
+def worst_cases(
+    folders: Mapping[str, Sequence[Path]], data_root: str | Path, count: int = 5
+) -> list[ShownCase]:
+    """Over all datasets the ``count`` test cases with the lowest Dice of the first variant, the lowest first.
+
+    Equal cases follow by name. ``origin`` names the class with the case's lowest Dice, the first where
+    several have it, and how many have it.
+
+    Args:
+        folders: run folders by dataset; the first of all tells the variant, and of each dataset the
+            variant's first seed is taken.
+
+    Raises:
+        BipvlError: the data lack a case, or a prediction is missing.
+    """
+    runs = {dataset: _first_seeds(group) for dataset, group in folders.items()}
+    variant = next(iter(next(iter(runs.values()))))
+    ours = {dataset: found[variant] for dataset, found in runs.items() if variant in found}
+    scores = pd.concat([_scores([folder]) for folder in ours.values()])
+    scores = scores[scores["variant"] == variant]
+    means, classes = case_means(scores), class_values(scores)
+    some = f"of {len(means)} test cases of the study the {count} with the lowest Dice"
+    rule = some if len(means) > count else f"all {len(means)} test cases of the study by the Dice"
+    rule += f" of {variant_title(variant)}, the lowest first, equal ones by name"
+    shown = []
+    for row in means.sort_values(["value", "case", "dataset"]).head(count).itertuples():
+        of_case = classes[(classes["dataset"] == row.dataset) & (classes["case"] == row.case)]
+        lowest = of_case[of_case["value"] == of_case["value"].min()]
+        origin = {
+            "seeds": row.seeds,
+            "cases": len(means),
+            "rule": rule,
+            "worst_class": lowest["class"].iloc[0],
+            "worst_dice": lowest["value"].iloc[0],
+            "worst_count": len(lowest),
+        }
+        folder = ours[row.dataset]
+        shown.append(_shown({variant: folder}, row.case, data_root, origin, {variant: row.value}))
+    return shown
+
+
+def _first_seeds(folders: Sequence[Path]) -> dict[str, Path]:
+    """By what tables call a variant, the folder of its first run."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        config = _config(folder)
+        found.setdefault(config.get("title", config["variant"]), folder)
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def _scores(folders: Sequence[Path]) -> pd.DataFrame:
+    return read_runs({folders[0].parents[1].name: folders})
+
+
+def _shown(
+    runs: Mapping[str, Path],
+    case_id: str,
+    data_root: str | Path,
+    origin: Mapping[str, object],
+    dice: Mapping[str, float],
+) -> ShownCase:
+    """A case with the predictions of runs, by variant."""
+    config = _config(next(iter(runs.values())))
+    spec = load_spec(config["dataset"])
+    cases = {case.id: case for case in list_cases(spec, data_root)}
+    if case_id not in cases:
+        raise BipvlError(
+            f"{data_root} lacks the case {case_id} of {spec.title}; give the runs' own data root."
+        )
+    return ShownCase(
+        spec=spec,
+        case=cases[case_id],
+        origin={"cohort": config["cohort"], "profile": config["profile"], **origin},
+        predictions={variant: _prediction(folder, spec, case_id) for variant, folder in runs.items()},
+        dice={variant: dice[variant] for variant in runs if variant in dice},
+    )
+
+
+def _prediction(folder: Path, spec: DatasetSpec, case_id: str) -> Prediction:
+    """A run's label map of a case, or another tool's (``bipvl.analysis.external``)."""
+    other = _config(folder).get("external")
+    place, how = folder / "predictions", f"write it again with: bipvl evaluate {folder}"
+    codes = None
+    if other:
+        place, how = Path(other["folder"]), "put it back, or take its tool out of the study"
+        own = {names[0]: code for code, names in spec.code_names.items()}
+        codes = {int(code): own[name] for code, name in other["labels"].items()}
+    for path in (place / f"{case_id}.nii.gz", place / f"{case_id}.nii"):
+        if path.is_file():
+            return Prediction(path=path, codes=codes)
+    raise BipvlError(f"{place / case_id}.nii.gz is missing; {how}")

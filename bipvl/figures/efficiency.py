@@ -1,0 +1,82 @@
+"""What accuracy costs: Dice against parameters, operations, time and memory."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from bipvl.analysis.statistics import provenance
+from bipvl.data.spec import dataset_title
+from bipvl.engine.variants import variant_title
+from bipvl.figures import style
+from bipvl.figures.labels import place_labels
+
+COSTS = {
+    "parameters": ("parameters (10⁶)", 1e6),
+    "operations": ("operations of one window (10⁹)", 1e9),
+    "seconds": ("evaluation (s a volume)", 1),
+    "memory_gib": ("peak memory of training (GiB)", 1),
+}
+"""Column → axis label, and what one of its units is."""
+OTHERS = "#555555"
+
+
+def draw_efficiency(table: pd.DataFrame) -> Figure:
+    """A panel a cost, a labelled point a variant, on one dataset: columns of ``efficiency.efficiency``."""
+    figure = Figure(figsize=(style.WIDTH, 6.6))
+    grid = figure.subplots(2, 2, sharey=True)
+    for axes, (column, (label, unit)) in zip(grid.flat, COSTS.items(), strict=True):
+        _panel(axes, table["dice"], table[column] / unit, table)
+        axes.set_xlabel(label)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Dice (mean over classes)")
+    figure.legend(handles=_legend(), loc="outside upper center", ncols=2)
+    title = f"{dataset_title(table['dataset'].iloc[0])}, n = {table['cases'].iloc[0]} test cases"
+    grid[0, 0].set_title(title, loc="left")
+    style.caption(
+        figure,
+        f"{provenance(table)} A point is a variant: mean Dice over test cases on the scan's own grid, with "
+        "95 % bootstrap interval (BCa). Operations (a multiplication and its addition are two) are counted; "
+        "seconds are those of the whole evaluation, from file to scores, and may have been measured beside "
+        f"other work; memory is that of the whole process. Measured on: {_machines(table)}.",
+    )
+    figure.draw_without_rendering()  # only now it is known where there is room
+    for axes, column in zip(grid.flat, COSTS, strict=True):
+        names = [variant_title(v) for v in table["variant"]]
+        colours = [_colour(v) for v in table["variant"]]
+        place_labels(axes, table[column] / COSTS[column][1], table["dice"], names, colours)
+    return figure
+
+
+def _panel(axes: Axes, dice: pd.Series, cost: pd.Series, table: pd.DataFrame) -> None:
+    for x, y, row in zip(cost, dice, table.itertuples(), strict=True):
+        if np.isfinite(row.low):
+            axes.plot([x, x], [row.low, row.high], color="#dcdcdc", lw=0.8, zorder=1)
+        axes.plot(x, y, "D" if row.language else "o", ms=4.5, color=_colour(row.variant), zorder=3)
+    axes.set_xscale("log")
+    widest = max(cost.max() / cost.min(), 2) ** 0.12
+    axes.set_xlim(cost.min() / widest, cost.max() * widest)
+    narrow = cost.max() < 5 * cost.min()
+    axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(y=0.1)
+    axes.grid()
+
+
+def _colour(variant: str) -> str:
+    return style.VARIANT_COLOURS.get(variant, OTHERS)
+
+
+def _legend() -> list[Line2D]:
+    shared = {"ls": "", "ms": 4.5, "color": OTHERS}
+    return [
+        Line2D([], [], marker="o", label="sees the image alone", **shared),
+        Line2D([], [], marker="D", label="reads the prompts too", **shared),
+    ]
+
+
+def _machines(table: pd.DataFrame) -> str:
+    return "; ".join(sorted({machine for text in table["machine"] for machine in text.split("; ")}))

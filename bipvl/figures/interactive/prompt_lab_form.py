@@ -1,0 +1,98 @@
+"""The prompt lab as a form in a notebook: pick a case, edit a text, see what it changes."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets
+
+from bipvl import figures
+from bipvl.analysis.word_attention import head_noun
+from bipvl.common.errors import BipvlError
+from bipvl.data.layouts import Case
+from bipvl.data.prompts import COLUMNS
+from bipvl.figures import style
+from bipvl.figures.interactive.prompt_lab import TRAINED, Lab, column, with_text
+
+EDITED = "edited"
+
+
+class LabForm(ipywidgets.VBox):
+    """Fields for case, class, concept, its text and a word; below them both answers of the lab.
+
+    One text is edited at a time: another case, class or concept begins with the trained texts again. What is
+    wrong with a text is said in the form.
+    """
+
+    def __init__(self, *, lab: Lab, cases: Sequence[Case]) -> None:
+        self.lab, self.cases = lab, {case.id: case for case in cases}
+        self.case = ipywidgets.Dropdown(options=list(self.cases), description="Case")
+        names = [(c.name, row) for row, c in enumerate(lab.spec.classes)]
+        self.structure = ipywidgets.Dropdown(options=names, description="Class")
+        concepts = COLUMNS[: len(lab.texts[0])]
+        self.concept = ipywidgets.Dropdown(options=concepts, value=concepts[-1], description="Concept")
+        self.word = ipywidgets.Dropdown(description="Word")
+        wide = ipywidgets.Layout(width="620px")
+        self.text = ipywidgets.Textarea(description="Text", rows=3, continuous_update=False, layout=wide)
+        self.show = ipywidgets.Button(description="Show", button_style="primary")
+        self.back = ipywidgets.Button(description="As trained")
+        self.message = ipywidgets.HTML()
+        self.picture = ipywidgets.Image(format="png", width=900)
+        super().__init__(
+            [
+                ipywidgets.HBox([self.case, self.structure]),
+                ipywidgets.HBox([self.concept, self.word]),
+                ipywidgets.HBox([self.text, ipywidgets.VBox([self.show, self.back])]),
+                self.message,
+                self.picture,
+            ]
+        )
+        for choice in (self.case, self.structure, self.concept):
+            choice.observe(self._begin, "value")
+        self.text.observe(self._offer_words, "value")
+        self.show.on_click(self._answer)
+        self.back.on_click(self._begin)
+        self._begin()
+
+    def texts(self) -> list[list[str]]:
+        """All classes' texts, with the one in the form."""
+        return with_text(self.lab.texts, self.structure.value, self.concept.value, self.text.value)
+
+    def _begin(self, _: Any = None) -> None:
+        """The trained text of what is chosen, and the answer to it."""
+        trained = self.lab.texts[self.structure.value]
+        self.text.value = trained[column(self.lab.texts, self.concept.value)].removeprefix(
+            f"{self.concept.value}: "
+        )
+        self._offer_words()
+        noun = head_noun(trained[0])
+        self.word.value = noun if noun in self.word.options else self.word.options[0]
+        self._answer()
+
+    def _offer_words(self, _: Any = None) -> None:
+        """The words of the trained prompt, then those that the form's text adds."""
+        try:
+            trained, own = (self.lab.words(t, self.structure.value) for t in (self.lab.texts, self.texts()))
+        except BipvlError as error:
+            self._say(error)
+            return
+        chosen, self.word.options = self.word.value, list(dict.fromkeys([*trained, *own]))
+        if chosen in self.word.options:
+            self.word.value = chosen
+
+    def _answer(self, _: Any = None) -> None:
+        try:
+            window = self.lab.window(self.cases[self.case.value], self.structure.value)
+            asked, texts = {TRAINED: self.lab.texts}, self.texts()
+            if texts != self.lab.texts:
+                asked[EDITED] = texts
+            table = self.lab.table(window, asked, self.word.value, self.concept.value)
+            self.picture.value = style.png(figures.draw("prompt_lab", table))
+        except BipvlError as error:
+            self._say(error)
+        else:
+            self.message.value, self.picture.layout.visibility = "", "visible"
+
+    def _say(self, error: BipvlError) -> None:
+        self.picture.layout.visibility = "hidden"  # it would answer to something else
+        self.message.value = f'<span style="color:#b41e00">{escape(str(error))}</span>'

@@ -1,0 +1,91 @@
+"""SwinUNETR's convolution decoder for any number of stages, and the network without language around it."""
+
+from collections.abc import Sequence
+
+from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
+from torch import Tensor, nn
+
+from .encoders import VisionEncoder, make_encoder
+
+
+class UnetrDecoder(nn.Module):
+    """Features v₀ … v_S and the volume itself → logits; composed of MONAI's SwinUNETR blocks.
+
+    Without ``out_channels`` it gives its last features, of ``channels[0]`` channels, for another head.
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int | None, channels: Sequence[int]) -> None:
+        super().__init__()
+        block = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance", "res_block": True}
+        c0 = channels[0]
+        self.input_block = UnetrBasicBlock(in_channels=in_channels, out_channels=c0, stride=1, **block)
+        self.skip_blocks = nn.ModuleList(
+            UnetrBasicBlock(in_channels=c, out_channels=c, stride=1, **block) for c in channels[:-2]
+        )
+        self.bottleneck = UnetrBasicBlock(
+            in_channels=channels[-1], out_channels=channels[-1], stride=1, **block
+        )
+        ups = [*zip(channels[1:], channels[:-1], strict=True)][::-1] + [(c0, c0)]
+        self.ups = nn.ModuleList(
+            UnetrUpBlock(in_channels=i, out_channels=o, upsample_kernel_size=2, **block) for i, o in ups
+        )
+        self.out = (
+            UnetOutBlock(spatial_dims=3, in_channels=c0, out_channels=out_channels)
+            if out_channels
+            else nn.Identity()
+        )
+
+    def forward(self, volume: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Volume B × M × H × W × D and features v₀ … v_S → logits B × C × H × W × D."""
+        return self.ascend(volume, features, self.bottleneck(features[-1]))
+
+    def ascend(self, volume: Tensor, features: Sequence[Tensor], x: Tensor) -> Tensor:
+        """As :meth:`forward`, from the bottleneck block's output ``x`` = bottleneck(v_S) on."""
+        skips = [self.input_block(volume)]
+        skips += [block(v) for block, v in zip(self.skip_blocks, features, strict=False)]
+        skips.append(features[-2])
+        for up, skip in zip(self.ups, reversed(skips), strict=True):
+            x = up(x, skip)
+        return self.out(x)
+
+
+def encode(encoder: VisionEncoder, volume: Tensor) -> list[Tensor]:
+    """The encoder without language: features v₀ … v_S as the decoder takes them."""
+    x = encoder.embed(volume)
+    features = [encoder.feature(x)]
+    for n in range(1, encoder.num_stages + 1):
+        x = encoder.stage(n, encoder.bridge(n - 1, x))
+        features.append(encoder.feature(x))
+    return features
+
+
+class VisionUnet(nn.Module):
+    """A backbone and the decoder; with four Swin stages it computes what MONAI's SwinUNETR (V2) does."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        backbone: str = "swin_unetr_v2",
+        feature_size: int = 48,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(
+            backbone=backbone,
+            in_channels=in_channels,
+            feature_size=feature_size,
+            depths=depths,
+            num_heads=num_heads,
+            window_size=window_size,
+        )
+        self.decoder = UnetrDecoder(
+            in_channels=in_channels, out_channels=out_channels, channels=self.encoder.channels
+        )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """B × M × H × W × D → logits B × C × H × W × D."""
+        return self.decoder(volume, encode(self.encoder, volume))

@@ -1,0 +1,168 @@
+"""Vision encoders that can be walked stage by stage: text enters between stages (paper, network)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from monai.networks.blocks import UnetResBlock
+from monai.networks.nets.swin_unetr import SwinTransformer, WindowAttention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bipvl.common.lookup import choose
+
+
+def channel_norm(x: Tensor) -> Tensor:
+    """LayerNorm over the channels of B × c × h × w × d, without parameters (SwinUNETR's skip features)."""
+    return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
+
+
+class VisionEncoder(nn.Module, ABC):
+    """S stages, each of which halves the size and doubles the channels.
+
+    Stage n gives B × ``channels[n]`` × H/2ⁿ⁺¹ × W/2ⁿ⁺¹ × D/2ⁿ⁺¹; n = 0 is the embedding. Between stages
+    stands ``bridge``; BiFusion takes its output. ``feature`` is what a decoder is given of a stage.
+    """
+
+    def __init__(self, *, feature_size: int, num_stages: int) -> None:
+        super().__init__()
+        self.num_stages = num_stages
+        self.channels = [feature_size * 2**n for n in range(num_stages + 1)]
+        self.divisor = 2 ** (num_stages + 1)
+
+    def embed(self, volume: Tensor) -> Tensor:
+        """B × M × H × W × D → B × c₀ × H/2 × W/2 × D/2. ValueError for a size that cannot be halved."""
+        size = tuple(volume.shape[2:])
+        if any(side % self.divisor for side in size) or max(size) <= self.divisor:
+            raise ValueError(
+                f"the volume is {size} voxels; with {self.num_stages} stages each side must be divisible by "
+                f"{self.divisor} and one be longer: a single bottleneck voxel cannot be instance-normalised"
+            )
+        return self._embed(volume)
+
+    @abstractmethod
+    def _embed(self, volume: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def stage(self, n: int, x: Tensor) -> Tensor:
+        """Stage n = 1 … S: B × cₙ₋₁ × … → B × cₙ × half the size."""
+
+    def bridge(self, n: int, x: Tensor) -> Tensor:
+        """What stands before stage n + 1, at the same shape; nothing unless an encoder says so."""
+        return x
+
+    def feature(self, x: Tensor) -> Tensor:
+        """What the decoder is given of a stage's output, at the same shape; the output itself by default."""
+        return x
+
+
+class SwinEncoder(VisionEncoder):
+    """MONAI's Swin transformer, 1 to 4 stages; V2 has a residual convolution block before each stage."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        feature_size: int,
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: int,
+        v2: bool,
+        merging: str | type[nn.Module] = "merging",
+    ) -> None:
+        if feature_size % 12:
+            raise ValueError(f"feature_size is {feature_size}; it must be divisible by 12")
+        if len(depths) != len(num_heads) or not 1 <= len(depths) <= 4:
+            raise ValueError(
+                f"depths {depths} and num_heads {num_heads} must have one entry a stage, 1 to 4 stages"
+            )
+        super().__init__(feature_size=feature_size, num_stages=len(depths))
+        self.swin = SwinTransformer(
+            in_chans=in_channels,
+            embed_dim=feature_size,
+            window_size=(window_size,) * 3,
+            patch_size=(2, 2, 2),
+            depths=depths,
+            num_heads=num_heads,
+            use_v2=v2,
+            downsample=merging,
+            use_flash_attention=True,  # MONAI takes it where no gradient is needed
+        )
+        for module in self.swin.modules():  # a constant of the window size has no place in a checkpoint
+            if isinstance(module, WindowAttention):
+                module.register_buffer(
+                    "relative_position_index", module.relative_position_index, persistent=False
+                )
+
+    def _embed(self, volume: Tensor) -> Tensor:
+        return self.swin.patch_embed(volume)
+
+    def stage(self, n: int, x: Tensor) -> Tensor:
+        return getattr(self.swin, f"layers{n}")[0](x.contiguous())
+
+    def bridge(self, n: int, x: Tensor) -> Tensor:
+        """The V2 block of the next stage; nothing after the last one."""
+        if not self.swin.use_v2 or n == self.num_stages:
+            return x
+        return getattr(self.swin, f"layers{n + 1}c")[0](x.contiguous())
+
+    def feature(self, x: Tensor) -> Tensor:
+        return channel_norm(x)
+
+
+class ConvEncoder(VisionEncoder):
+    """A residual convolution encoder of MONAI's ``UnetResBlock``; ``depths`` counts the blocks of a stage."""
+
+    def __init__(self, *, in_channels: int, feature_size: int, depths: Sequence[int]) -> None:
+        super().__init__(feature_size=feature_size, num_stages=len(depths))
+        self.stem = _block(in_channels, feature_size, stride=2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(_block(c // 2, c, stride=2), *(_block(c, c, stride=1) for _ in range(depth - 1)))
+            for c, depth in zip(self.channels[1:], depths, strict=True)
+        )
+
+    def _embed(self, volume: Tensor) -> Tensor:
+        return self.stem(volume)
+
+    def stage(self, n: int, x: Tensor) -> Tensor:
+        return self.stages[n - 1](x)
+
+
+def _block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    return UnetResBlock(
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        kernel_size=3,
+        stride=stride,
+        norm_name="instance",
+    )
+
+
+BACKBONES: dict[str, Callable[..., VisionEncoder]] = {
+    "swin_unetr": partial(SwinEncoder, v2=False),
+    "swin_unetr_v2": partial(SwinEncoder, v2=True),
+    "conv": ConvEncoder,
+}
+
+
+def make_encoder(
+    *,
+    backbone: str,
+    in_channels: int,
+    feature_size: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    window_size: int,
+    merging: str | type[nn.Module] = "merging",
+) -> VisionEncoder:
+    """A vision encoder by name. Heads, window and patch merging mean something to the Swin ones alone.
+
+    Raises:
+        BipvlError: no such backbone.
+    """
+    build = choose("backbone", backbone, BACKBONES)
+    sizes = {"in_channels": in_channels, "feature_size": feature_size, "depths": depths}
+    if build is not ConvEncoder:
+        sizes |= {"num_heads": num_heads, "window_size": window_size, "merging": merging}
+    return build(**sizes)

@@ -1,0 +1,112 @@
+"""What the proofs are measured on: small networks, the package's own prompts, random volumes."""
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bipvl.data.prompts import default_prompts
+from bipvl.data.spec import load_spec
+from bipvl.engine.variants import ALL_TERMS
+from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg
+from bipvl.model.losses import Objective
+from bipvl.model.text import PromptTokens, tokenize
+
+DATASET = "mmwhs_ct"
+VISION = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4, "fusion_width": 32}
+TEXT = {
+    "model_type": "bert",
+    "vocab_size": 1024,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+}
+CROP = (24, 24, 16)
+
+
+class HashedWords:
+    """A tokenizer without a vocabulary: each word's number is its checksum; counts how often it is asked."""
+
+    pad_token_id, cls_token_id, sep_token_id = 0, 1, 2
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        self.calls += 1
+        return {"input_ids": [3 + zlib.crc32(word.encode()) % 1021 for word in text.lower().split()]}
+
+
+def texts(dataset: str = DATASET) -> list[list[str]]:
+    """The package's own prompts of a dataset: N classes, K + 1 texts each."""
+    return default_prompts(load_spec(dataset)).segments()
+
+
+def tokens(prompts: Sequence[Sequence[str]] | None = None) -> PromptTokens:
+    """Prompts (those of ``texts()`` if not given) as tokens of the small networks."""
+    return tokenize(HashedWords(), prompts or texts(), separate=True)
+
+
+def volume(batch: int = 1, seed: int = 0, size: Sequence[int] = CROP) -> Tensor:
+    """Random B × 1 × H × W × D."""
+    return torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def network(preset: str | Sequence[str] = "paper", *, seed: int = 0, **changes: Any) -> BiPVLSeg:
+    """A small random network in eval mode: the heart's classes, two stages, a text encoder of width 32."""
+    settings = {"in_channels": 1, "num_classes": len(texts()), "text_config": TEXT, **VISION}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BiPVLSeg(preset=preset, **settings | changes).eval()
+    model.tokenizer = HashedWords()
+    return model
+
+
+def pretrained(preset: str | Sequence[str]) -> BiPVLSeg:
+    """The same vision encoder around a trained text encoder (all-MiniLM-L6-v2, packaged), 15 AMOS classes."""
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(0)
+        return BiPVLSeg.create(text="minilm", preset=preset, in_channels=1, num_classes=15, **VISION).eval()
+
+
+def objective(preset: str | Sequence[str] = "paper") -> Objective:
+    """All terms for one label a voxel, without noise, so that two values can be compared."""
+    return Objective(terms=ALL_TERMS, overlapping=False, preset=preset, noise=0)
+
+
+def alignment(output: BiPVLOutput) -> float:
+    """The alignment loss of an output, preset ``paper``."""
+    target = torch.zeros(len(output.logits), 1, *output.logits.shape[2:])
+    return float(objective()(output, target)[1]["alignment"])
+
+
+def moved(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; NaN counts as infinitely far."""
+    return float((a - b).detach().abs().nan_to_num(math.inf).max())
+
+
+def agreement(a: Tensor, b: Tensor) -> float:
+    """Share of voxels with the same arg-max class, of logits B × C × H × W × D."""
+    return float((a.argmax(1) == b.argmax(1)).float().mean())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and reports of transformers while a checkpoint loads."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

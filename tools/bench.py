@@ -1,0 +1,222 @@
+"""What language costs: time and memory of BiPVL-Seg against MONAI's SwinUNETR-V2 alone, at the paper's size.
+
+python tools/bench.py figures/bench
+
+Networks with random weights, fp32, batch 1, on whatever device there is. Times are medians of repeats that
+alternate between the networks; each peak of memory is that of a fresh process.
+"""
+
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from bipvl import figures as plots
+from bipvl.analysis.tables import markdown
+from bipvl.common.errors import BipvlError
+from bipvl.common.files import write_text
+from bipvl.data.prompts import default_prompts
+from bipvl.data.spec import load_spec
+from bipvl.engine.variants import ALL_TERMS
+
+INFERENCE = "inference, one window (s)"
+TRAINING = "training step, all losses (s)"
+MEMORY = "peak memory of the training step (GiB)"
+
+REPEATS = 3
+PLAIN = "without activation checkpointing"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is varied. ``tokens``: of each prompt; None: the prompts of AMOS22 as they are."""
+
+    crop: int = 96
+    classes: int = 15
+    tokens: int | None = None
+    checkpointing: bool = True
+    language: bool = True
+
+
+AMOS = Setting()
+GROWTH = {
+    **{f"crop={n}": replace(AMOS, crop=n) for n in (64, 96, 128)},
+    **{f"classes={n}": replace(AMOS, classes=n, tokens=80) for n in (1, 15, 60)},
+    **{f"tokens={n}": replace(AMOS, tokens=n) for n in (20, 80, 320)},
+}
+"""Case → setting: cost over crop size (voxels a side), number of classes, tokens of a prompt."""
+
+
+class Subject:
+    """A network at a setting, with one window to predict or to learn from."""
+
+    def __init__(self, setting: Setting) -> None:
+        from monai.losses import DiceCELoss
+        from monai.networks.nets import SwinUNETR
+
+        from bipvl.engine.train import Learner
+        from bipvl.model.bipvlseg import BiPVLSeg
+        from bipvl.model.checkpointing import checkpoint_activations
+        from bipvl.model.losses import Objective
+
+        torch.manual_seed(0)
+        side = (setting.crop,) * 3
+        self.volume = torch.randn(1, 1, *side)
+        self.target = torch.randint(0, setting.classes + 1, (1, 1, *side)).float()
+        if setting.language:
+            bert_base = {"model_type": "bert"}
+            network = BiPVLSeg(in_channels=1, num_classes=setting.classes, text_config=bert_base)
+            self.prompts = _tokens(setting)
+            objective = Objective(terms=ALL_TERMS, overlapping=False)
+            self.learner = Learner(network=network, objective=objective)
+            self.learner.to(memory_format=torch.channels_last_3d)
+            self.volume = self.volume.contiguous(memory_format=torch.channels_last_3d)
+            if setting.checkpointing:
+                checkpoint_activations(network)
+        else:
+            self.learner = SwinUNETR(
+                in_channels=1, out_channels=setting.classes + 1, feature_size=48, use_v2=True
+            )
+            self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
+        self.language = setting.language
+        self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=1e-4, weight_decay=1e-5)
+
+    def prepare_inference(self) -> Callable[[], Any]:
+        """The prediction of a window, all that needs no image computed before."""
+        self.learner.eval()
+        if not self.language:
+            return torch.inference_mode()(lambda: self.learner(self.volume))
+        network = self.learner.network
+        with torch.inference_mode():
+            state = network.encode_prompts(self.prompts)
+        return torch.inference_mode()(lambda: network.predict(self.volume, state))
+
+    def train_step(self) -> None:
+        """Forward, all losses, backward, optimiser."""
+        self.learner.train()
+        if self.language:
+            loss, _ = self.learner(self.volume, self.target, self.prompts)
+        else:
+            loss = self.loss(self.learner(self.volume), self.target)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _tokens(setting: Setting) -> Any:
+    """Token ids of BERT's vocabulary: AMOS22's prompts, or random words, six texts a prompt."""
+    from bipvl.model.text import PromptTokens, load_tokenizer, tokenize
+
+    if setting.tokens is None:
+        return tokenize(load_tokenizer("minilm"), default_prompts(load_spec("amos22")).segments())
+    shape = (setting.classes, setting.tokens)
+    segment = (torch.arange(setting.tokens) * 6 // setting.tokens).expand(shape)
+    return PromptTokens.of(torch.randint(1000, 30000, shape), torch.ones(shape, dtype=torch.long), segment)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _medians(runs: list[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each, taken in turns after one unmeasured round."""
+    rounds = [[_seconds(run) for run in runs] for _ in range(repeats + 1)][1:]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+def inference_times(settings: list[Setting], repeats: int) -> list[float]:
+    """Seconds of one window for each setting."""
+    return _medians([Subject(setting).prepare_inference() for setting in settings], repeats)
+
+
+def training_times(settings: list[Setting], repeats: int) -> list[float]:
+    """Seconds of one training step for each setting."""
+    return _medians([Subject(setting).train_step for setting in settings], repeats)
+
+
+def training_memory(setting: Setting, steps: int) -> float:
+    """GiB that the process grew by, from before the network to the peak of its training steps."""
+    before = _resident()
+    subject = Subject(setting)
+    for _ in range(steps):
+        subject.train_step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - before
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**30
+
+
+def _fresh(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's result from a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def bench() -> pd.DataFrame:
+    """All measurements: columns case, quantity, ours, reference, ratio."""
+    rows: list[tuple[str, str, float, float]] = []
+    alone = replace(AMOS, language=False)
+    plain = replace(AMOS, checkpointing=False)
+    rows.append(("paper", INFERENCE, *_fresh(inference_times, [AMOS, alone], REPEATS)))
+    ours, without, reference = _fresh(training_times, [AMOS, plain, alone], REPEATS)
+    rows += [("paper", TRAINING, ours, reference), (PLAIN, TRAINING, without, reference)]
+    ours, without, reference = (_fresh(training_memory, setting, 2) for setting in (AMOS, plain, alone))
+    rows += [("paper", MEMORY, ours, reference), (PLAIN, MEMORY, without, reference)]
+    for case, setting in tqdm(GROWTH.items(), "cost over size", unit="case"):
+        alone = replace(setting, language=False)
+        rows.append((case, INFERENCE, *_fresh(inference_times, [setting, alone], 1)))
+        rows.append((case, MEMORY, *(_fresh(training_memory, s, 1) for s in (setting, alone))))
+    table = pd.DataFrame(rows, columns=["case", "quantity", "ours", "reference"])
+    return table.assign(ratio=table["ours"] / table["reference"])
+
+
+def machine() -> str:
+    """Processor, threads and torch, for the words below the table."""
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    name = names[0] if names else platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def summary(table: pd.DataFrame) -> str:
+    """The README's table: the paper's size, with and without checkpointing, and the machine."""
+    shown = table[~table["case"].str.contains("=")]
+    header = ("At the paper's size", "BiPVL-Seg", "SwinUNETR-V2 alone", "ratio")
+    rows = [
+        (
+            row.quantity + (f", {PLAIN}" if row.case == PLAIN else ""),
+            f"{row.ours:.1f}",
+            f"{row.reference:.1f}",
+            f"{row.ratio:.2f}×",
+        )
+        for row in shown.itertuples()
+    ]
+    return f"{markdown(header, rows)}\n\nMedians of {REPEATS} alternating repeats, fp32, on {machine()}.\n"
+
+
+if __name__ == "__main__":
+    try:
+        folder = Path(sys.argv[1])
+        measured = bench()
+        plots.write("bench", measured, folder)
+        write_text(folder / "bench.md", summary(measured))
+    except BipvlError as error:
+        sys.exit(f"bipvl: {error}")
