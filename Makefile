@@ -71,9 +71,10 @@ stress: $(READY) ## what it withstands: trainings killed, inputs spoilt, scans t
 bench: $(READY) ## time and memory against the network without language, at the paper's size: an hour
 	$(BIN)/python tools/bench.py figures/bench
 
-lint: $(READY) ## style
+lint: $(READY) ## style, and which package may import which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

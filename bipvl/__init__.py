@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bipvl.common.errors import BipvlError
-from bipvl.common.extras import extras_told
+from bipvl.common.extras import missing_extra_explained
 
 if TYPE_CHECKING:
     from bipvl.data.spec import DatasetSpec, load_spec
@@ -49,7 +49,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bipvl' has no attribute '{name}'")
-    with extras_told():
+    with missing_extra_explained():
         return getattr(import_module(_HOMES[name]), name)
 
 

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from bipvl.common.errors import BipvlError
-from bipvl.common.extras import extras_told
+from bipvl.common.extras import missing_extra_explained
 
 
 class _Sentences(TyperGroup):
@@ -16,7 +16,7 @@ class _Sentences(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with extras_told():
+            with missing_extra_explained():
                 return super().invoke(ctx)
         except BipvlError as error:
             typer.echo(f"bipvl: {error}", err=True)

@@ -8,7 +8,7 @@ from bipvl.common.errors import BipvlError
 
 
 @contextmanager
-def extras_told() -> Iterator[None]:
+def missing_extra_explained() -> Iterator[None]:
     """Where a package is missing in the block that an extra brings, a BipvlError says which extra."""
     try:
         yield

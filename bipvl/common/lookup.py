@@ -1,7 +1,7 @@
-"""Looking a user's word up in a list of known ones."""
+"""Look up a name that a user typed among the known ones."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from bipvl.common.errors import BipvlError
@@ -9,9 +9,18 @@ from bipvl.common.errors import BipvlError
 T = TypeVar("T")
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three known names that resemble ``name``; all of them, sorted, where none does."""
+    known = [*known]
+    return difflib.get_close_matches(str(name), known, n=3) or sorted(known)
+
+
 def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """``known[name]``; a name that is not there is a BipvlError that lists the near ones, or all."""
+    """``known[name]``.
+
+    Raises:
+        BipvlError: an unknown name; the message lists the nearest known ones.
+    """
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=3) or sorted(known)
-    raise BipvlError(f"there is no {kind} '{name}'; choose one of: {', '.join(near)}")
+    raise BipvlError(f"there is no {kind} '{name}'", f"choose one of: {', '.join(nearest(name, known))}")

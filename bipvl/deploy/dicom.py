@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from bipvl.common.errors import BipvlError
-from bipvl.common.extras import extras_told
+from bipvl.common.extras import missing_extra_explained
 from bipvl.deploy.inputs import visible_files
 
 RAS = np.diag((-1.0, -1.0, 1.0))
@@ -197,6 +197,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _simpleitk() -> ModuleType:
-    with extras_told():
+    with missing_extra_explained():
         import SimpleITK
     return SimpleITK

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bipvl.common.errors import BipvlError
-from bipvl.common.extras import extras_told
+from bipvl.common.extras import missing_extra_explained
 from bipvl.common.files import atomic_path
 from bipvl.data.spec import DatasetSpec
 from bipvl.deploy.dicom import series_slices
@@ -32,7 +32,7 @@ def write_seg(result: Segmentation, folder: Path, path: Path) -> None:
     Raises:
         BipvlError: the series lacks an attribute that a SEG repeats; highdicom is not installed.
     """
-    with extras_told():
+    with missing_extra_explained():
         import highdicom
         import pydicom
     source = [pydicom.dcmread(s.file, stop_before_pixels=True) for s in series_slices(folder)]

@@ -1,0 +1,121 @@
+"""Read YAML files and validate them with pydantic; an error names the wrong key and the nearest right one."""
+
+import reprlib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bipvl.common.errors import BipvlError
+from bipvl.common.lookup import nearest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Schema(BaseModel):
+    """Base of all models of YAML files: unknown keys and converted types (``"3"`` for 3) are errors.
+
+    A field's ``description`` completes the sentence "'key' must be …".
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        BipvlError: the file is missing, is not YAML, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BipvlError("file not found", "check its path", path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BipvlError(f"not readable as YAML ({reason})", "correct its syntax", path) from error
+    if not isinstance(content, dict):
+        raise BipvlError("holds no mapping of keys to values", "write one 'key: value' per line", path)
+    return content
+
+
+def validate(model: type[M], content: Mapping[str, Any], file: str | Path | None = None) -> M:
+    """``content`` as a ``model``.
+
+    Raises:
+        BipvlError: the first problem, with the full key (``training.lr``) and what is expected there.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        unknown = [
+            e for e in errors if e["type"] == "extra_forbidden"
+        ]  # a slip makes the right key missing too
+        sentence = _as_error(model, (unknown or errors)[0], content)
+        raise (sentence.at(file) if file else sentence) from error
+
+
+def _as_error(model: type[BaseModel], error: Mapping[str, Any], content: Any) -> BipvlError:
+    """One entry of pydantic's ``ValidationError.errors()`` as a sentence."""
+    place = _place(model, error["loc"], content)
+    key = ".".join(map(str, place.path))
+    if error["type"] == "extra_forbidden":
+        near = nearest(str(place.path[-1]), place.siblings)
+        return BipvlError(f"there is no key '{key}'", f"use one of: {', '.join(near)}")
+    if error["type"] == "missing":
+        return BipvlError(f"'{key}' is missing", f"set it to {place.expected or 'a value'}")
+    if error["type"] == "value_error":  # a validator's own ValueError("problem; fix")
+        problem, _, fix = str(error["ctx"]["error"]).partition("; ")
+        return BipvlError(f"'{key}' {problem}" if key else problem, fix or "correct it")
+    expected = place.expected or error["msg"].removeprefix("Input should be ")
+    return BipvlError(f"'{key}' is {reprlib.repr(place.value)}", f"it must be {expected}")
+
+
+class _Place(NamedTuple):
+    """Where an error is: path of keys, value there, keys that are allowed beside it, what is expected."""
+
+    path: tuple[str | int, ...]
+    value: Any
+    siblings: tuple[str, ...] = ()
+    expected: str = ""
+
+
+def _place(model: type[BaseModel], loc: Sequence[str | int], content: Any) -> _Place:
+    """The place that pydantic's ``loc`` names; of a wrong list item, the field that describes the list.
+
+    ``loc`` also names branches of unions ("list[int]"), which are left out.
+    """
+    annotation: Any = model
+    place = _Place((), content)
+    for part in loc:
+        inner, value = _inner_model(annotation), place.value
+        if inner and (part in inner.model_fields or part in value):
+            field = inner.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+            described = (field.description if field else None) or ""
+            value = value[part] if _has(value, part) else None
+            place = _Place((*place.path, part), value, tuple(inner.model_fields), described)
+        elif not inner and not place.expected and _has(value, part):
+            annotation = next((a for a in reversed(get_args(annotation)) if a is not ...), None)
+            place = _Place((*place.path, part), value[part])
+    return place
+
+
+def _has(content: Any, part: str | int) -> bool:
+    if isinstance(content, Mapping):
+        return part in content
+    return isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content)
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model that an annotation is, or that a union holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(filter(None, map(_inner_model, get_args(annotation))), None)
+    return None
