@@ -1,4 +1,4 @@
-"""Synthetic cohorts: layout, anatomy in world coordinates, and the same bytes for the same seed."""
+"""Synthetic cohorts: file layout, anatomy in world coordinates, and reproducible bytes."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ HEART_CODES = {205, 420, 500, 550, 600, 820, 850}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small cohort of each dataset, made with the network cut off."""
+    """A small cohort of each data set, made without network access."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a synthetic cohort needs no network")
@@ -43,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pairs(root: Path, dataset: str) -> list[tuple[nib.Nifti1Image, nib.Nifti1Image]]:
-    """Every image of a dataset with its label."""
+    """Every image of a data set with its label."""
     if dataset.startswith("mmwhs"):
         images = sorted((root / "mmwhs" / f"{dataset[-2:]}_train").glob("*_image.nii.gz"))
         paths = [(image, Path(str(image).replace("_image", "_label"))) for image in images]
@@ -55,13 +55,13 @@ def pairs(root: Path, dataset: str) -> list[tuple[nib.Nifti1Image, nib.Nifti1Ima
     return [(nib.load(image), nib.load(label)) for image, label in paths]
 
 
-def middle(label: nib.Nifti1Image, code: int) -> np.ndarray:
+def centre_of_mass(label: nib.Nifti1Image, code: int) -> np.ndarray:
     """Centre of mass of a structure in RAS+ world millimetres."""
     voxels = np.argwhere(np.asarray(label.dataobj) == code)
     return nib.affines.apply_affine(label.affine, voxels).mean(0)
 
 
-def test_the_layouts_are_the_benchmarks_own(root: Path) -> None:
+def test_file_layouts_match_the_benchmarks(root: Path) -> None:
     amos = json.loads((root / "amos22/dataset.json").read_text())
     assert amos["training"][0] == {
         "image": "./imagesTr/amos_0001.nii.gz",
@@ -73,21 +73,17 @@ def test_the_layouts_are_the_benchmarks_own(root: Path) -> None:
     assert (root / "mmwhs/mr_train/mr_train_1003_label.nii.gz").exists()
     msd = json.loads((root / "Task01_BrainTumour/dataset.json").read_text())
     assert msd["modality"] == {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
-    assert [len(pairs(root, name)) for name in ("amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain")] == [
-        5,
-        3,
-        3,
-        4,
-    ]
+    counts = [len(pairs(root, name)) for name in ("amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain")]
+    assert counts == [5, 3, 3, 4]
     left = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     assert left == ["Task01_BrainTumour", "amos22", "cohort.json", "mmwhs"]
 
 
-def test_the_note_says_what_was_made(root: Path) -> None:
-    note = json.loads((root / "cohort.json").read_text())
-    assert note["cohort"] == "synthetic"
-    assert note["generator_version"] == GENERATOR_VERSION
-    assert note["datasets"]["amos22"] == {"seed": 0, "size": [44, 44, 44], "cases": 5}
+def test_cohort_json_records_the_arguments(root: Path) -> None:
+    record = json.loads((root / "cohort.json").read_text())
+    assert record["cohort"] == "synthetic"
+    assert record["generator_version"] == GENERATOR_VERSION
+    assert record["datasets"]["amos22"] == {"seed": 0, "size": [44, 44, 44], "cases": 5}
 
 
 @pytest.mark.parametrize(
@@ -99,13 +95,13 @@ def test_the_note_says_what_was_made(root: Path) -> None:
         ("msd_brain", {1, 2, 3}),
     ],
 )
-def test_every_code_occurs_and_no_other(root: Path, dataset: str, codes: set[int]) -> None:
+def test_labels_hold_every_code_and_no_other(root: Path, dataset: str, codes: set[int]) -> None:
     found = {int(c) for _, label in pairs(root, dataset) for c in np.unique(np.asarray(label.dataobj))}
     assert found == codes | {0}
 
 
 @pytest.mark.parametrize("dataset", ["amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain"])
-def test_image_and_label_share_a_grid_and_files_differ_in_axes(root: Path, dataset: str) -> None:
+def test_image_and_label_share_a_grid_and_files_differ_in_orientation(root: Path, dataset: str) -> None:
     for image, label in pairs(root, dataset):
         assert image.shape[:3] == label.shape
         assert np.array_equal(image.affine, label.affine)
@@ -115,14 +111,14 @@ def test_image_and_label_share_a_grid_and_files_differ_in_axes(root: Path, datas
     assert len({image.header.get_zooms()[:3] for image in everything}) == len(everything)
 
 
-def test_organs_lie_on_their_own_side(root: Path) -> None:
+def test_organs_are_on_the_correct_side(root: Path) -> None:
     for _, label in pairs(root, "amos22"):
         at = {
-            name: middle(label, code)
+            name: centre_of_mass(label, code)
             for name, code in AMOS.items()
             if (np.asarray(label.dataobj) == code).any()
         }
-        assert at["liver"][0] > at["spleen"][0] + 60  # RAS+: x grows to the patient's right
+        assert at["liver"][0] > at["spleen"][0] + 60  # RAS+: x increases to the patient's right
         assert at["right kidney"][0] > at["left kidney"][0] + 60
         assert at["inferior vena cava"][0] > at["aorta"][0] + 10
         for side in ("right", "left"):
@@ -134,9 +130,15 @@ def test_organs_lie_on_their_own_side(root: Path) -> None:
 def test_the_heart_points_left_and_forward(root: Path) -> None:
     for dataset in ("mmwhs_ct", "mmwhs_mr"):
         for _, label in pairs(root, dataset):
-            assert middle(label, 550)[0] > middle(label, 500)[0]  # right atrium, left ventricle
-            assert middle(label, 420)[1] < middle(label, 600)[1]  # left atrium behind the right ventricle
-            assert middle(label, 820)[2] > middle(label, 500)[2]  # the aorta rises above the ventricle
+            assert (
+                centre_of_mass(label, 550)[0] > centre_of_mass(label, 500)[0]
+            )  # right atrium, left ventricle
+            assert (
+                centre_of_mass(label, 420)[1] < centre_of_mass(label, 600)[1]
+            )  # left atrium behind the right ventricle
+            assert (
+                centre_of_mass(label, 820)[2] > centre_of_mass(label, 500)[2]
+            )  # the aorta rises above the ventricle
 
 
 def test_hounsfield_units_are_plausible(root: Path) -> None:
@@ -167,7 +169,7 @@ def test_brain_is_stripped_and_tumour_parts_are_nested(root: Path) -> None:
             assert np.median(t1gd[codes == 3]) > 1.2 * np.median(t1gd[codes == 1])
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_cases(tmp_path: Path) -> None:
+def test_same_seed_gives_same_bytes_for_any_number_of_cases(tmp_path: Path) -> None:
     for name, cases, seed in (("a", 2, 3), ("b", 3, 3), ("c", 2, 4)):
         synthesize("mmwhs_mr", tmp_path / name, cases=cases, size=(16, 16, 16), seed=seed, progress=False)
     for kind in ("image", "label"):
@@ -177,7 +179,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_cases(tmp_pat
         assert first != other
 
 
-def test_a_complete_cohort_is_left_and_another_refused(
+def test_a_complete_cohort_is_kept_and_different_arguments_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def make(**changed: object) -> Path:
@@ -188,33 +190,35 @@ def test_a_complete_cohort_is_left_and_another_refused(
     stamp = file.stat().st_mtime_ns
     assert make() == tmp_path
     assert file.stat().st_mtime_ns == stamp
-    assert "left as it is" in "".join(capsys.readouterr())
-    with pytest.raises(BipvlError, match="choose another root, or delete"):
+    assert "already holds this synthetic cohort" in "".join(capsys.readouterr())
+    with pytest.raises(BipvlError, match=r"holds a synthetic cohort of .*choose another data root") as caught:
         make(seed=1)
+    assert caught.value.file == tmp_path / "mmwhs/ct_train"
 
 
-def test_real_data_are_never_touched(tmp_path: Path) -> None:
+def test_real_data_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "amos22").mkdir()
-    with pytest.raises(BipvlError, match="not synthesized"):
+    with pytest.raises(BipvlError, match="amos22: holds data that bipvl has not synthesized; choose another"):
         synthesize("amos22", tmp_path, size=(16, 16, 16))
     assert not (tmp_path / "cohort.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("dataset", "wrong", "said"),
+    ("dataset", "arguments", "sentence"),
     [
-        ("amos", {}, "amos22"),
-        ("amos22", {"cases": 1}, "at least 2"),
+        ("amos", {}, "no synthetic cohort 'amos'; choose one of: amos22"),
+        ("amos22", {"cases": 1}, "1 cases cannot be split; ask for at least 2"),
         ("amos22", {"size": (64, 64)}, "three numbers"),
-        ("amos22", {"seed": -1}, "negative"),
+        ("amos22", {"size": (64, 64, 8)}, "too small"),
+        ("amos22", {"seed": -1}, "seed -1 is negative; give 0 or more"),
     ],
 )
-def test_bad_arguments_are_named(tmp_path: Path, dataset: str, wrong: dict, said: str) -> None:
-    with pytest.raises(BipvlError, match=said):
-        synthesize(dataset, tmp_path, **wrong)
+def test_wrong_arguments_are_named(tmp_path: Path, dataset: str, arguments: dict, sentence: str) -> None:
+    with pytest.raises(BipvlError, match=sentence):
+        synthesize(dataset, tmp_path, **arguments)
 
 
-def test_an_interrupted_cohort_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_cohort_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Synthetic cohorts in the benchmarks' own file layouts, for when the real data are not at hand."""
+"""Synthetic cohorts in the file layouts of the benchmarks, for use without the real data."""
 
 from bipvl.data.synthetic.cohort import GENERATOR_VERSION, synthesize
 

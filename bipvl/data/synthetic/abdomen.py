@@ -1,10 +1,11 @@
-"""An abdomen on contrast CT with the fifteen organs of AMOS22, different in every patient."""
+"""A contrast-enhanced abdominal CT with the fifteen organs of AMOS22, different in every patient."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from bipvl.data.synthetic import bowel, trunk
+from bipvl.data.synthetic import trunk
+from bipvl.data.synthetic.bowel import bowel_layers
 from bipvl.data.synthetic.rendering import Layer, Scene, Warp
 from bipvl.data.synthetic.shapes import (
     Ellipsoid,
@@ -17,7 +18,7 @@ from bipvl.data.synthetic.shapes import (
     Union,
     Wavy,
     Within,
-    turn,
+    rotation,
 )
 
 CODES = {
@@ -63,7 +64,7 @@ HU = {
 
 @dataclass(frozen=True)
 class Jitter:
-    """Moves, scales and turns an organ as patients differ: `shift` mm, `scale` a share, `degrees`."""
+    """Move, scale and rotate an organ at random, up to `shift` mm, a fraction `scale`, and `degrees`."""
 
     rng: np.random.Generator
 
@@ -83,18 +84,19 @@ class Jitter:
             shape=shape,
             pivot=shape.bounds.mean(0),
             shift=moved,
-            matrix=turn(tuple(self.rng.uniform(-degrees, degrees, 3))),
+            matrix=rotation(tuple(self.rng.uniform(-degrees, degrees, 3))),
             scale=1 + self.rng.uniform(-scale, scale),
         )
 
     def lumpy(self, shape: Shape, height: float, lengths: tuple[float, float] = (30, 70)) -> Shape:
+        """The shape with random bumps of `height` and wavelengths within `lengths` (mm)."""
         return Wavy(shape, Ripples.draw(self.rng, height, lengths))
 
 
 def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
-    """One patient (HU). `pose` (4 x 4) takes patient axes to scanner coordinates (mm)."""
+    """One patient (HU); `pose` (4 x 4) maps patient axes to scanner coordinates (mm)."""
     body = trunk.Body.draw(rng)
-    breath = rng.uniform(-10, 10)  # all that hangs on the diaphragm moves with it
+    breath = rng.uniform(-10, 10)  # mm; organs attached to the diaphragm move with it
     hu = {name: value + rng.normal(0, 4) for name, value in HU.items()}
     hu["aorta"] += rng.uniform(-10, 40)
     jitter = Jitter(rng)
@@ -108,7 +110,7 @@ def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
     layers += trunk.psoas(trunk.CT) + trunk.spine(body, trunk.CT, phase) + trunk.pelvis(trunk.CT)
     layers += trunk.lungs(body, under, trunk.CT, _mediastinum(breath))
     layers += _heart(hu, under, breath)
-    layers += bowel.loops(rng, body, under)
+    layers += bowel_layers(rng, body, under)
     layers += _liver(jitter, hu, body, under, upper)
     layers += _stomach_layers(stomach, hu, body, under)
     layers += _spleen(jitter, hu, body, under, upper)
@@ -139,14 +141,10 @@ def _heart(hu: dict[str, float], under: Shape, breath: float) -> list[Layer]:
 def _liver(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape, upper: np.ndarray) -> list:
     rng = jitter.rng
     left = 1 + rng.uniform(-0.25, 0.25)
-    lobes = Union(
-        (
-            Ellipsoid((80, 2, 48), (62, 78, 72), (0, 12, 0)),
-            Ellipsoid((8, 42, 78), (72 * left, 38, 34), (0, 18, 0)),
-        ),
-        blend=30,
-    )
-    # The visceral face: the hollow below, where stomach, duodenum and gallbladder lie.
+    right_lobe = Ellipsoid((80, 2, 48), (62, 78, 72), (0, 12, 0))
+    left_lobe = Ellipsoid((8, 42, 78), (72 * left, 38, 34), (0, 18, 0))
+    lobes = Union((right_lobe, left_lobe), blend=30)
+    # The visceral surface: a hollow for stomach, duodenum and gallbladder.
     hollow = Ellipsoid((2, 20, -2), (68, 66, 62), (0, 30, 0))
     shape = jitter.lumpy(jitter(Minus(lobes, hollow, blend=26), shift=9, scale=0.12, along=upper), 3.0)
     shape = Within(Within(shape, body.cavity(-2), blend=8), under, blend=8, gap=3)
@@ -164,11 +162,8 @@ def _liver(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape,
 
 
 def _spleen(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape, upper: np.ndarray) -> list:
-    bean = Minus(
-        Ellipsoid((-100, -38, 60), (32, 52, 54), (25, 0, -22)),
-        Ellipsoid((-56, 6, 58), (34, 42, 60)),
-        blend=14,
-    )
+    hilum = Ellipsoid((-56, 6, 58), (34, 42, 60))
+    bean = Minus(Ellipsoid((-100, -38, 60), (32, 52, 54), (25, 0, -22)), hilum, blend=14)
     shape = jitter.lumpy(jitter(bean, shift=9, along=upper), 2.0)
     shape = Within(Within(shape, body.cavity(-2), blend=6), under, blend=6, gap=3)
     return [Layer(shape, ((0, hu["spleen"]),), CODES["spleen"], grain=5)]
@@ -208,22 +203,16 @@ def _kidneys_and_adrenals(
         bean = Ellipsoid(tuple(centre), (27 * size, 29 * size, 54 * size), tilt)
         hilum = Ellipsoid(tuple(centre + [-side * 27 * size, 9, 0]), (18, 13, 17))
         shape = Within(Minus(bean, hilum, blend=10), body.cavity(2), blend=4)
-        kidneys.append(
-            Layer(
-                shape,
-                ((0, hu["kidney cortex"]), (9, hu["kidney medulla"])),
-                CODES[f"{name} kidney"],
-                grain=10,
-            )
-        )
-        pole = centre + turn(tilt) @ [0, 0, 54 * size] + [-side * 12, 8, 6]
+        coats = ((0, hu["kidney cortex"]), (9, hu["kidney medulla"]))
+        kidneys.append(Layer(shape, coats, CODES[f"{name} kidney"], grain=10))
+        pole = centre + rotation(tilt) @ [0, 0, 54 * size] + [-side * 12, 8, 6]
         gland = jitter(_adrenal(pole, side), shift=3, scale=0.18)
         adrenals.append(Layer(gland, ((0, hu["adrenal"]),), CODES[f"{name} adrenal gland"], grain=5))
     return kidneys, adrenals
 
 
 def _adrenal(foot: np.ndarray, side: int) -> Shape:
-    """Two limbs that open backwards from a crest (an inverted Y), as thick as a stout gland."""
+    """Two limbs that open backwards from a crest (an inverted Y), as thick as in a large gland."""
     crest = foot + [0, 7, 6]
     limbs = [
         Tube(np.stack([crest + [0, 0, 9], crest, foot + [side * x, -9, -8]]), np.array([6, 7.5, 6]), pieces=6)
@@ -240,35 +229,17 @@ def _vessels(jitter: Jitter, hu: dict[str, float], breath: float) -> list[Layer]
         [[-27, -46, 240], [-23, -40, 120], [-13 + bow, -32, 50], [-11 - bow, -28, -20], [-5, -28, -84]], float
     )
     shift = np.array([*rng.uniform(-7, 7, 2), 0]) - [3, 0, 0]
-    layers = [
-        Layer(
-            Tube(aorta + shift, np.array([13, 12.5, 11.5, 11, 10]) * wide),
-            ((0, hu["aorta"]),),
-            CODES["aorta"],
-        )
-    ]
-    for side in (-1, 1):  # the common iliac arteries and veins are no part of either label
-        artery = np.array(
-            [[-4, -28, -84], [side * 24, -28, -120], [side * 44, -14, -160], [side * 58, 22, -215]]
-        )
-        layers.insert(0, Layer(Tube(artery + shift, np.array([7, 6, 5, 5])), ((0, hu["aorta"]),)))
-        vein = np.array(
-            [[14, -34, -88], [side * 28, -40, -124], [side * 48, -26, -164], [side * 52, 12, -215]]
-        )
-        layers.insert(
-            0, Layer(Tube(vein + [shift[0], -2, 0], np.array([8, 7, 6, 6])), ((0, hu["postcava"]),))
-        )
-    cava = np.array(
-        [
-            [14, -32, -88],
-            [22, -30, -40],
-            [26, -28, 20],
-            [28, -18, 70],
-            [26, -6, 112 + breath],
-            [22, 2, 132 + breath],
-        ],
-        float,
-    )
+    tube = Tube(aorta + shift, np.array([13, 12.5, 11.5, 11, 10]) * wide)
+    layers = [Layer(tube, ((0, hu["aorta"]),), CODES["aorta"])]
+    for side in (-1, 1):  # the common iliac arteries and veins, which neither label includes
+        path = [[-4, -28, -84], [side * 24, -28, -120], [side * 44, -14, -160], [side * 58, 22, -215]]
+        artery = Tube(np.array(path) + shift, np.array([7, 6, 5, 5]))
+        path = [[14, -34, -88], [side * 28, -40, -124], [side * 48, -26, -164], [side * 52, 12, -215]]
+        vein = Tube(np.array(path) + [shift[0], -2, 0], np.array([8, 7, 6, 6]))
+        layers = [Layer(vein, ((0, hu["postcava"]),)), Layer(artery, ((0, hu["aorta"]),)), *layers]
+    path = [[14, -32, -88], [22, -30, -40], [26, -28, 20], [28, -18, 70], [26, -6, 112], [22, 2, 132]]
+    cava = np.array(path, float)
+    cava[4:, 2] += breath
     cava += np.array([*rng.uniform(-6, 6, 2), 0]) + [3, 0, 0]
     shape = Tube(cava, np.array([11, 12, 13, 14, 14, 13]) * rng.uniform(0.88, 1.15))
     layers.append(Layer(shape, ((0, hu["postcava"]),), CODES["postcava"], grain=4))
@@ -320,10 +291,8 @@ def _pelvic_organs(jitter: Jitter, hu: dict[str, float]) -> list[Layer]:
         low = centre + [0, -8, -28 * full - 15]
         grown = rng.uniform(0.9, 1.3)
         gland = Minus(Ellipsoid(tuple(low), (27 * grown, 21 * grown, 20 * grown)), bladder, blend=4, gap=2)
-    rectum = Tube(
-        np.array([[-14, -52, -110], [0, -56, -150], [0, -44, -190], [0, -40, -230]]),
-        np.array([15, 19, 18, 12]),
-    )
+    path = np.array([[-14, -52, -110], [0, -56, -150], [0, -44, -190], [0, -40, -230]])
+    rectum = Tube(path, np.array([15, 19, 18, 12]))
     return [
         Layer(rectum, ((0, 50), (4, -70)), grain=60),
         Layer(gland, ((0, hu["prostate/uterus"]),), CODES["prostate/uterus"], grain=6),

@@ -1,4 +1,4 @@
-"""The four benchmarks that are stood in for: their folders and files, and how one case of each is made."""
+"""The four imitated benchmarks: their folders and files, and how one case of each is generated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Maker = Callable[[np.random.Generator, Size], tuple[Acquisition, Volumes]]
 
 
 class Row(NamedTuple):
-    """One case: the index that seeds it, its section, and its files below the benchmark's folder."""
+    """One case: the index that seeds it, its section, and its files relative to the benchmark's folder."""
 
     index: int
     section: str
@@ -30,12 +30,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A folder below the root, what makes a case of it, its cases if none are asked for, and its files."""
+    """One imitated benchmark."""
 
-    folder: str
+    folder: str  # relative to the data root
     make: Maker
-    cases: int
-    rows: Callable[[int], list[Row]]
+    cases: int  # default number
+    rows: Callable[[int], list[Row]]  # number of cases → their files
     index: Callable[[list[Row]], dict[str, Any]] | None = None  # the content of dataset.json
 
 
@@ -94,7 +94,7 @@ def _brain(rng: np.random.Generator, size: Size) -> tuple[Acquisition, Volumes]:
 
 
 def _amos_rows(cases: int) -> list[Row]:
-    """About a quarter of the cases is the validation section; its ids start at 401 (CT are 1 to 500)."""
+    """About a quarter of the cases form the validation section, with ids from 401 (CT ids are 1 to 500)."""
     held_out = max(1, round(cases * 5 / 19))
     ids = [(k, "training", "Tr") for k in range(1, cases - held_out + 1)]
     ids += [(400 + k, "validation", "Va") for k in range(1, held_out + 1)]
@@ -113,10 +113,8 @@ def _mmwhs_rows(modality: str) -> Callable[[int], list[Row]]:
 
 
 def _msd_rows(cases: int) -> list[Row]:
-    return [
-        Row(k, "training", f"imagesTr/BRATS_{k:03d}.nii.gz", f"labelsTr/BRATS_{k:03d}.nii.gz")
-        for k in range(1, cases + 1)
-    ]
+    names = [(k, f"BRATS_{k:03d}.nii.gz") for k in range(1, cases + 1)]
+    return [Row(k, "training", f"imagesTr/{name}", f"labelsTr/{name}") for k, name in names]
 
 
 def _listed(rows: list[Row], section: str) -> list[dict[str, str]]:

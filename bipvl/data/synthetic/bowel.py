@@ -1,4 +1,4 @@
-"""Large and small bowel: no label, but what makes an abdomen hard to read."""
+"""Large and small bowel: they have no label, but make an abdomen harder to segment."""
 
 import numpy as np
 
@@ -14,10 +14,10 @@ COLON = (
 )
 
 
-def loops(rng: np.random.Generator, body: Body, under: Shape) -> list[Layer]:
-    """Loops of small bowel in the middle, framed by the colon with its haustra, stool and gas (HU)."""
+def bowel_layers(rng: np.random.Generator, body: Body, under: Shape) -> list[Layer]:
+    """Loops of small bowel, framed by the colon with its haustra, stool and gas (HU)."""
     limit = body.cavity(-2)
-    layers = [_small(rng, limit) for _ in range(14)]
+    layers = [_small_bowel(rng, limit) for _ in range(14)]
     for path in COLON:
         bent = path + np.concatenate([np.zeros((1, 3)), rng.normal(0, 7, (len(path) - 1, 3))])
         tube = Tube(bent, rng.uniform(17, 25, len(path)), pieces=12)
@@ -27,9 +27,9 @@ def loops(rng: np.random.Generator, body: Body, under: Shape) -> list[Layer]:
     return layers
 
 
-def _small(rng: np.random.Generator, limit: Shape) -> Layer:
+def _small_bowel(rng: np.random.Generator, limit: Shape) -> Layer:
     start = np.array([rng.uniform(-75, 75), rng.uniform(15, 72), rng.uniform(-125, -35)])
     turns = rng.normal(0, 1, (4, 3)) * [34, 16, 20]
     tube = Tube(start + np.concatenate([np.zeros((1, 3)), turns]), rng.uniform(10, 14, 5), pieces=12)
-    filling = -650.0 if rng.random() < 0.3 else rng.uniform(270, 350)  # gas, or contrast medium swallowed
+    filling = -650.0 if rng.random() < 0.3 else rng.uniform(270, 350)  # gas, or oral contrast medium
     return Layer(Within(tube, limit, blend=4), ((0, 60), (2.5, filling)), grain=14)

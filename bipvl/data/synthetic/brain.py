@@ -1,4 +1,4 @@
-"""A brain with a glioma in four MR sequences: MNI152 anatomy, bent and given a tumour with its edema."""
+"""A brain with a glioma in four MR sequences: warped MNI152 anatomy with a tumour and its oedema."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,13 +9,13 @@ from scipy import ndimage
 from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic.rendering import Warp, slabs, voxel_points
 from bipvl.data.synthetic.scanner import Acquisition, bias_factor, noise
-from bipvl.data.synthetic.shapes import Ellipsoid, Ripples, Shape, Wavy, turn
+from bipvl.data.synthetic.shapes import Ellipsoid, Ripples, Shape, Wavy, rotation
 
 CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")
 EDEMA, NON_ENHANCING, ENHANCING = 1, 2, 3
-CENTRE = (0.0, -18.0, 8.0)  # of the brain in MNI152 coordinates
+CENTRE = (0.0, -18.0, 8.0)  # of the brain, in MNI152 coordinates (mm)
 
-# Intensities of FLAIR, T1w, T1w with gadolinium and T2w; the two T1w of tissue come from the template itself.
+# Mean intensities in the order of CHANNELS; in healthy tissue, most of the T1w contrast is the template's.
 TISSUE = {
     "csf": (70, 120, 130, 820),
     "grey": (340, 310, 320, 400),
@@ -29,14 +29,12 @@ TISSUE = {
 
 @lru_cache(maxsize=1)
 def _template() -> tuple[np.ndarray, np.ndarray]:
-    """T1w, grey, white and brain maps (4 x 197 x 233 x 189, 0…1, 1 mm) that nilearn ships; their affine."""
+    """T1w, grey, white and brain maps (4 x 197 x 233 x 189, 0…1, 1 mm) from nilearn, and their affine."""
     try:
         from nilearn import datasets  # takes seconds to import
     except ImportError as error:
-        raise BipvlError(
-            "the synthetic brains are built on the anatomy that the package nilearn ships; install it with: "
-            "pip install nilearn"
-        ) from error
+        problem = "synthetic brains need the template in the package nilearn, which is not installed"
+        raise BipvlError(problem, "install it with: pip install nilearn") from error
     images = [
         load(resolution=1)
         for load in (
@@ -51,7 +49,7 @@ def _template() -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=2)
 def _smooth_maps(blur_mm: float) -> np.ndarray:
-    """The template's maps blurred as coarse voxels need it."""
+    """The template's maps, blurred for coarse voxels."""
     maps, _ = _template()
     if not blur_mm:
         return maps
@@ -60,18 +58,18 @@ def _smooth_maps(blur_mm: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tumour:
-    """Whole tumour, its core, and the core less its rim (None: nothing enhances), in MNI152 millimetres."""
+    """A tumour in MNI152 coordinates (mm)."""
 
     centre: np.ndarray
-    reach: float
+    radius: float
     whole: Shape
     core: Shape
-    rim: float | None
+    rim: float | None  # thickness of the enhancing rim of the core; None: nothing enhances
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Tumour":
         radius = rng.uniform(15, 35)
-        centre = _seat(rng)
+        centre = _tumour_centre(rng)
         radii = radius * rng.uniform(0.8, 1.15, 3)
         whole = Wavy(_blob(rng, centre, radii), Ripples.draw(rng, 0.22 * radius, (24, 50)))
         inner = radii * rng.uniform(0.6, 0.76)
@@ -85,8 +83,8 @@ def _blob(rng: np.random.Generator, centre: np.ndarray, radii: np.ndarray) -> El
     return Ellipsoid(tuple(centre), tuple(radii), tuple(rng.uniform(-90, 90, 3)))
 
 
-def _seat(rng: np.random.Generator) -> np.ndarray:
-    """A point of the cerebral white matter (MNI152 mm)."""
+def _tumour_centre(rng: np.random.Generator) -> np.ndarray:
+    """A point in the cerebral white matter (MNI152 mm)."""
     maps, affine = _template()
     white = np.argwhere(maps[2, ::4, ::4, ::4] > 0.6) * 4
     places = white @ affine[:3, :3].T + affine[:3, 3]
@@ -95,7 +93,7 @@ def _seat(rng: np.random.Generator) -> np.ndarray:
 
 
 def brain(rng: np.random.Generator, scan: Acquisition) -> tuple[np.ndarray, np.ndarray]:
-    """Four channels (int16, x y z 4; 0 outside the brain) and label (int16) on the grid of `scan`."""
+    """Image (int16, x y z 4, 0 outside the brain) and label (int16, x y z) on the grid of `scan`."""
     anatomy_rng, noise_rng = rng.spawn(2)
     patient = _Patient.draw(anatomy_rng, scan.pose)
     voxel = float(np.median(np.diag(scan.affine)[:3]))
@@ -106,7 +104,7 @@ def brain(rng: np.random.Generator, scan: Acquisition) -> tuple[np.ndarray, np.n
         world = voxel_points(scan.affine, scan.size, start, stop)
         part = np.s_[:, :, start:stop]
         image[part], label[part], inside[part] = patient.paint(world, voxel)
-    return _scanned(image, inside, scan, noise_rng), label
+    return _add_artefacts(image, inside, scan, noise_rng), label
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class _Patient:
     @classmethod
     def draw(cls, rng: np.random.Generator, pose: np.ndarray) -> "_Patient":
         shape = np.eye(4)
-        shape[:3, :3] = turn(tuple(rng.uniform(-4, 4, 3))) @ np.diag(rng.uniform(0.92, 1.06, 3))
+        shape[:3, :3] = rotation(tuple(rng.uniform(-4, 4, 3))) @ np.diag(rng.uniform(0.92, 1.06, 3))
         shape[:3, 3] = np.asarray(CENTRE) - shape[:3, :3] @ CENTRE
         return cls(
             to_template=np.linalg.inv(pose @ shape),
@@ -131,19 +129,19 @@ class _Patient:
         )
 
     def paint(self, world: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Intensities (... 4), label (...) and brain mask (...) at scanner points (3 x ..., mm)."""
+        """Intensities (... x 4), label (...) and brain mask (...) at scanner points (3 x ..., mm)."""
         maps, (_, affine) = _smooth_maps(round(max(0.0, 0.8 * (voxel - 1))) / 2), _template()
         rows = self.to_template.astype(np.float32)
         points = np.tensordot(rows[:3, :3], world, axes=1) + rows[:3, 3].reshape(3, 1, 1, 1)
         points = self.warp(points)
         whole, core = self.tumour.whole(points), self.tumour.core(points)
         corner = affine[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
-        origin = self._pushed(points) - corner
+        origin = self._undo_mass_effect(points) - corner
         t1, grey, white, mask = (ndimage.map_coordinates(part, origin, order=1) for part in maps)
         inside = mask > 0.5
         csf = np.clip(1 - grey - white, 0, 1)
         image = self._healthy(t1, grey, white, csf)
-        # Edema runs along white matter and spares the fluid; the core takes the place of all tissue.
+        # Oedema spreads along white matter and spares the fluid; the core replaces all tissue.
         spread = np.where(csf > 0.6, 99, whole + 7 * (0.55 - white)).astype(np.float32)
         label = np.where(spread < 0, EDEMA, 0).astype(np.int16)
         texture = 1 + self.patches(points)
@@ -157,11 +155,11 @@ class _Patient:
         label[~inside] = 0
         return image, label, inside
 
-    def _pushed(self, points: np.ndarray) -> np.ndarray:
-        """Where tissue now at `points` lay before the tumour pushed it outwards."""
+    def _undo_mass_effect(self, points: np.ndarray) -> np.ndarray:
+        """Where the tissue at `points` was before the tumour displaced it outwards."""
         away = points - self.tumour.centre.astype(np.float32).reshape(3, 1, 1, 1)
         far = np.einsum("i...,i...->...", away, away)
-        return points - away * (0.28 * np.exp(-far / np.float32(2 * self.tumour.reach**2)))
+        return points - away * (0.28 * np.exp(-far / np.float32(2 * self.tumour.radius**2)))
 
     def _healthy(self, t1: np.ndarray, grey: np.ndarray, white: np.ndarray, csf: np.ndarray) -> np.ndarray:
         total = np.maximum(grey + white + csf, 1e-3)
@@ -169,21 +167,22 @@ class _Patient:
             (part / total)[..., None] * self.tissue[name].astype(np.float32)
             for name, part in (("grey", grey), ("white", white), ("csf", csf))
         )
-        detail = (t1 * 520)[..., None]  # the template's own sulci and nuclei
+        detail = (t1 * 520)[..., None]  # sulci and nuclei of the template
         image[..., 1:3] = 0.35 * image[..., 1:3] + 0.65 * detail
         return image
 
 
 def _mix(image: np.ndarray, distance: np.ndarray, blur: float, mean: np.ndarray, texture: np.ndarray) -> None:
+    """Paint a tissue of intensities `mean` where `distance` is negative, with an edge of `blur` mm."""
     near = distance < blur / 2
     cover = np.clip(0.5 - distance[near] / np.float32(blur), 0, 1)[:, None]
     image[near] += cover * (mean.astype(np.float32) * texture[near][:, None] - image[near])
 
 
-def _scanned(
+def _add_artefacts(
     image: np.ndarray, inside: np.ndarray, scan: Acquisition, rng: np.random.Generator
 ) -> np.ndarray:
-    """Each channel with its own bias, gain and noise; 0 outside the brain, at least 1 in it."""
+    """Add noise, bias field and gain to each channel; 0 outside the brain, at least 1 inside."""
     out = np.zeros(image.shape, np.int16)
     for channel in range(image.shape[-1]):
         plane = image[..., channel]

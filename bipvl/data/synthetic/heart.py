@@ -1,4 +1,4 @@
-"""A beating heart's still picture, on CT angiography or MR, with the seven structures of MM-WHS."""
+"""A heart on CT angiography or MR, with the seven structures of MM-WHS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from bipvl.data.synthetic.shapes import (
     Tube,
     Union,
     Within,
-    turn,
+    rotation,
 )
 
 CODES = {"myo": 205, "la": 420, "lv": 500, "ra": 550, "rv": 600, "ao": 820, "pa": 850}
-# Blood and muscle. Contrast CT: the left heart is brighter. MR: inflow-weighted, with the fat suppressed.
+# Blood and muscle. Contrast-enhanced CT: the left heart is brighter. MR: inflow-weighted, fat-suppressed.
 _CT = {"lv": 345, "la": 305, "ao": 390, "rv": 225, "ra": 180, "pa": 265, "myo": 105, "cava": 135, "wall": 80}
 _MR = {"lv": 520, "la": 420, "ao": 590, "rv": 365, "ra": 310, "pa": 470, "myo": 180, "cava": 290, "wall": 110}
 BLOOD = {"ct": _CT, "mr": _MR}
-CENTRE = (-14.0, 22.0, 160.0)  # of the heart in the trunk's axes
+CENTRE = (-14.0, 22.0, 160.0)  # of the heart, in patient axes (mm)
 
-# The heart's own axes in the patient's: u to the right ventricle, v down, w to the apex.
+# The heart's axes in patient axes: u to the right ventricle, v down, w to the apex.
 _W = np.array([-0.65, 0.60, -0.47])
 _W /= np.linalg.norm(_W)
 _U = np.array([0.6, 0.7, 0.1])
@@ -36,8 +36,8 @@ _U /= np.linalg.norm(_U)
 AXES = np.stack([_U, np.cross(_W, _U), _W], axis=1)
 
 
-def _own(u: float, v: float, w: float) -> np.ndarray:
-    """A point given in the heart's axes, in the patient's."""
+def _to_patient(u: float, v: float, w: float) -> np.ndarray:
+    """A point in the heart's axes, converted to patient axes (relative to the heart's centre)."""
     return AXES @ [u, v, w]
 
 
@@ -47,7 +47,7 @@ def _tilted(shape: Shape) -> Shape:
 
 @dataclass(frozen=True)
 class Heart:
-    """Chambers and great vessels around the heart's centre, in patient axes (mm), in painting order."""
+    """Chambers and great vessels relative to the heart's centre, in patient axes (mm), in painting order."""
 
     shapes: dict[str, Shape]
     sac: Shape
@@ -61,42 +61,40 @@ def _heart(jitter: Jitter) -> Heart:
 
     lv, wall = sized(23, 23, 42), rng.uniform(9, 13)
     middle, base = (-15.0, 0.0, 10.0), HalfSpace((0, 0, -22), (0, 0, -1))
-    epi = _tilted(Within(Ellipsoid(middle, tuple(np.add(lv, wall))), base, blend=6))
-    pool = _tilted(Within(Ellipsoid(middle, lv), HalfSpace((0, 0, -25), (0, 0, -1)), blend=4))
+    epicardium = _tilted(Within(Ellipsoid(middle, tuple(np.add(lv, wall))), base, blend=6))
+    endocardium = _tilted(Within(Ellipsoid(middle, lv), HalfSpace((0, 0, -25), (0, 0, -1)), blend=4))
 
-    valve = _own(12, -26, -22) + [-12, 4, 14]  # of the pulmonary artery
+    valve = _to_patient(12, -26, -22) + [-12, 4, 14]  # of the pulmonary artery
     right = _tilted(Within(Ellipsoid((21, 3, 2), sized(33, 40, 44)), base, blend=6))
-    outflow = Tube(np.stack([_own(24, -16, 2), _own(18, -26, -12), valve]), np.array([18, 16, 14]), pieces=6)
+    path = np.stack([_to_patient(24, -16, 2), _to_patient(18, -26, -12), valve])
+    outflow = Tube(path, np.array([18, 16, 14]), pieces=6)
 
     left_atrium = jitter(_tilted(Ellipsoid((-16, -6, -48), sized(29, 27, 22))), shift=4, scale=0.06)
     right_atrium = jitter(_tilted(Ellipsoid((34, 16, -46), sized(27, 32, 26))), shift=4, scale=0.06)
-    return Heart(
-        shapes={
-            "ra": right_atrium,
-            "rv": Union((right, outflow), blend=10),
-            "la": Union((left_atrium, *_pulmonary_veins(left_atrium.bounds.mean(0))), blend=8),
-            "myo": epi,
-            "lv": pool,
-            **_vessels(rng, valve),
-        },
-        sac=Union(
-            (_tilted(Ellipsoid((0, 4, 6), (58, 50, 62))), Ellipsoid((16, -16, 16), (46, 44, 50))), blend=20
-        ),
-    )
+    shapes = {
+        "ra": right_atrium,
+        "rv": Union((right, outflow), blend=10),
+        "la": Union((left_atrium, *_pulmonary_veins(left_atrium.bounds.mean(0))), blend=8),
+        "myo": epicardium,
+        "lv": endocardium,
+        **_vessels(rng, valve),
+    }
+    parts = _tilted(Ellipsoid((0, 4, 6), (58, 50, 62))), Ellipsoid((16, -16, 16), (46, 44, 50))
+    return Heart(shapes, sac=Union(parts, blend=20))
 
 
 def _pulmonary_veins(middle: np.ndarray) -> tuple[Shape, ...]:
-    """Two short stumps to each side."""
+    """Two short stumps on each side."""
     radii = np.array([8, 6.5, 5.5])
-    ways = [(side, up) for side in (-1, 1) for up in (-7, 8)]
+    directions = [(side, up) for side in (-1, 1) for up in (-7, 8)]
     return tuple(
         Tube(middle + [[s * 12, -4, up], [s * 28, -5, up * 1.7], [s * 42, -8, up * 2.4]], radii, pieces=5)
-        for s, up in ways
+        for s, up in directions
     )
 
 
 def _vessels(rng: np.random.Generator, valve: np.ndarray) -> dict[str, Shape]:
-    """The trunk of the pulmonary artery up to its fork and just beyond, and the ascending aorta."""
+    """The pulmonary artery to just beyond its bifurcation, and the ascending aorta."""
     fork = np.array([-14, -8, 62]) + rng.normal(0, 3, 3)
     stem = np.stack([valve, (valve + fork) / 2 + [-5, 4, 4], fork])
     branches = np.array([13, 12, 9.5])
@@ -111,13 +109,16 @@ def _vessels(rng: np.random.Generator, valve: np.ndarray) -> dict[str, Shape]:
     return {"pa": Union(pulmonary, blend=6), "ao": aorta}
 
 
-def _unlabelled_vessels(put: Callable[[np.ndarray], np.ndarray], atrium: np.ndarray) -> dict[str, list[Tube]]:
-    """Aortic arch and descending aorta; the two caval veins, which enter the right atrium at `atrium`.
+def _unlabelled_vessels(
+    place: Callable[[np.ndarray], np.ndarray], atrium: np.ndarray
+) -> dict[str, list[Tube]]:
+    """Aortic arch and descending aorta, and both venae cavae, which enter the right atrium at `atrium`.
 
-    `put` takes the heart's points to where this heart lies; further off, the vessels keep to the spine.
+    `place` moves points relative to the heart's centre to the heart of this patient. Away from the heart,
+    the vessels follow the spine.
     """
-    level = put(np.zeros((1, 3)))[0, 2]
-    arch = put(np.array([[4, -10, 91], [-8, -30, 94]]))
+    level = place(np.zeros((1, 3)))[0, 2]
+    arch = place(np.array([[4, -10, 91], [-8, -30, 94]]))
     down = [[-26, trunk.SPINE_Y + 12, level + z] for z in (55, 20, -60, -160)]
     upper = np.stack([atrium + [0, 0, 18], atrium + [-2, -4, 50], [26, 8, level + 130]])
     lower = np.stack([atrium + [0, 0, -18], atrium + [-4, -6, -50], [24, 0, level - 130]])
@@ -131,33 +132,33 @@ def _unlabelled_vessels(put: Callable[[np.ndarray], np.ndarray], atrium: np.ndar
 
 
 def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
-    """One patient; `modality` is "ct" (HU) or "mr" (arbitrary units)."""
+    """One patient; `modality` is "ct" (HU) or "mr" (arbitrary units), `pose` as in `Scene`."""
     tissue = trunk.CT if modality == "ct" else trunk.MR
     bright = rng.uniform(0.95, 1.05)
     blood = {name: bright * (value + rng.normal(0, 7)) for name, value in BLOOD[modality].items()}
     body, heart = trunk.Body.draw(rng), _heart(Jitter(rng))
     centre = np.asarray(CENTRE) + rng.uniform(-12, 12, 3)
-    matrix, scale = turn(tuple(rng.uniform(-25, 25, 3))), rng.uniform(0.82, 1.18)
+    matrix, scale = rotation(tuple(rng.uniform(-25, 25, 3))), rng.uniform(0.82, 1.18)
 
-    def put(shape: Shape) -> Shape:
+    def place(shape: Shape) -> Shape:
         return Placed(shape, np.zeros(3), centre, matrix, scale)
 
     under = trunk.dome(centre[2] - 42 + rng.uniform(-8, 8))
-    sac = put(heart.sac)
-    layers = _around(rng, body, tissue, under, sac)
+    sac = place(heart.sac)
+    layers = _chest_layers(rng, body, tissue, under, sac)
     layers += _lung_vessels(rng, body, centre, (blood["pa"] + tissue.muscle) / 2)
-    fatty = (sac, *(Grown(put(heart.shapes[name]), 8) for name in ("ao", "pa")))
+    fatty = (sac, *(Grown(place(heart.shapes[name]), 8) for name in ("ao", "pa")))
     layers += [Layer(shape, ((0, tissue.fat),), grain=8) for shape in fatty]
     liver = Within(body.cavity(-2), under, gap=4)
     layers += [Layer(liver, ((0, 105.0 if modality == "ct" else 225.0),), grain=8)]
     others = _unlabelled_vessels(
-        lambda points: points @ (scale * matrix.T) + centre, put(heart.shapes["ra"]).bounds.mean(0)
+        lambda points: points @ (scale * matrix.T) + centre, place(heart.shapes["ra"]).bounds.mean(0)
     )
     for name, tubes in others.items():
         layers += [Layer(tube, ((0, blood[name]),)) for tube in tubes]
     for name, shape in heart.shapes.items():
         wall = None if name == "lv" else (1.0 if name == "myo" else 2.5, blood["wall"])
-        layers.append(Layer(put(shape), ((0, blood[name]),), CODES[name], grain=6, wall=wall))
+        layers.append(Layer(place(shape), ((0, blood[name]),), CODES[name], grain=6, wall=wall))
     return Scene(
         layers=tuple(layers),
         background=tissue.air,
@@ -167,10 +168,10 @@ def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
     )
 
 
-def _around(
+def _chest_layers(
     rng: np.random.Generator, body: trunk.Body, tissue: trunk.Tissues, under: Shape, sac: Shape
 ) -> list[Layer]:
-    """The chest wall, its bones, and the lungs on both sides of the mediastinum."""
+    """The chest wall, the bones, and the lungs on both sides of the mediastinum."""
     phase = rng.uniform(0, trunk.VERTEBRA_MM)
     bone = ((0, tissue.cortex), (3, tissue.marrow))
     sternum = np.array([[0, 92, 110], [0, 98, 170], [0, 92, 260]]) * [1, body.girth, 1]
@@ -187,14 +188,14 @@ def _around(
 def _lung_vessels(
     rng: np.random.Generator, body: trunk.Body, centre: np.ndarray, value: float
 ) -> list[Layer]:
-    """Branches that fan out from both hila."""
+    """Vessels that branch from both hila."""
     layers = []
     for side in (-1, 1):
         hilum = centre + [14 + side * 48, -34, 30]
         for _ in range(12):
-            way = rng.normal(0, 1, 3) * [0.5, 1, 1] + [side * 0.8, 0, 0]
-            way *= rng.uniform(45, 75) / np.linalg.norm(way)
-            path = np.stack([hilum, hilum + way / 2 + rng.normal(0, 6, 3), hilum + way])
+            along = rng.normal(0, 1, 3) * [0.5, 1, 1] + [side * 0.8, 0, 0]
+            along *= rng.uniform(45, 75) / np.linalg.norm(along)
+            path = np.stack([hilum, hilum + along / 2 + rng.normal(0, 6, 3), hilum + along])
             vessel = Tube(path, np.array([4.5, 3, 1.5]), pieces=5)
             layers.append(Layer(Within(vessel, body.cavity(-3)), ((0, value),)))
     return layers

@@ -9,16 +9,16 @@ from scipy import ndimage
 
 from bipvl.data.synthetic.shapes import Ripples, Shape
 
-SLAB_VOXELS = 2_000_000  # bounds the memory that one slab of a clinical volume takes
+SLAB_VOXELS = 2_000_000  # limits the memory for one slab of a clinical volume
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One structure, painted over the ones before it.
+    """One structure, painted over the previous layers.
 
-    `coats` are (depth in mm, intensity) from the surface inwards; `code` is the label that its voxels take
-    (None: they keep what they have); `grain` is the standard deviation of its own texture. `wall` (mm,
-    intensity) is laid around it and clears the labels there, so that hollow neighbours stay apart.
+    `coats` are pairs (depth in mm, intensity) from the surface inwards; `code` is the label of its voxels
+    (None: unchanged); `grain` is the standard deviation of its texture. A `wall` (thickness in mm,
+    intensity) surrounds it and has no label, so that hollow neighbours stay separate.
     """
 
     shape: Shape
@@ -30,7 +30,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Warp:
-    """The smooth bending that sets one patient apart from another (mm, one field an axis)."""
+    """A smooth deformation that makes patients differ (mm, one field per axis)."""
 
     fields: tuple[Ripples, Ripples, Ripples]
 
@@ -49,9 +49,9 @@ class Warp:
 
 @dataclass(frozen=True)
 class Scene:
-    """A patient: layers in the patient's own axes (mm), what surrounds them, and how they lie in the scanner.
+    """A patient: layers in patient axes (mm), the background intensity, and the position in the scanner.
 
-    `pose` (4 x 4) takes the patient's axes to scanner (RAS+ world) coordinates.
+    `pose` (4 x 4) maps patient axes to scanner (RAS+ world) coordinates.
     """
 
     layers: tuple[Layer, ...]
@@ -73,10 +73,10 @@ class Scene:
 
 
 def render(scene: Scene, affine: np.ndarray, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Paint `scene` on the grid of `size` voxels that `affine` places in the scanner.
+    """Paint `scene` on a grid of `size` voxels with `affine` (voxel to scanner).
 
-    Returns the image (float32, x y z) and the label (int16): a voxel has the label of what its centre lies
-    in, and an intensity mixed from what its extent covers.
+    Returns the image (float32, x y z) and the label (int16, x y z): the label is that of the structure at
+    the voxel's centre, the intensity is a mixture of all structures in the voxel (partial volume).
     """
     image = np.full(size, scene.background, np.float32)
     label = np.zeros(size, np.int16)
@@ -105,7 +105,7 @@ def _paint(
         coats = ((-layer.wall[0], layer.wall[1]), *coats)
     if layer.code is not None:
         label[distance < 0] = layer.code
-    near = distance < -coats[0][0] + blur / 2  # most of the box lies outside: leave it alone
+    near = distance < -coats[0][0] + blur / 2  # skip the voxels outside, which are most of the box
     distance, mixed = distance[near], image[near]
     grain = layer.grain * scene.grain(points[:, near]) if layer.grain else 0.0
     for depth, value in coats:
@@ -115,30 +115,24 @@ def _paint(
 
 
 def slabs(size: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
+    """Start and stop (z) of consecutive slabs with at most SLAB_VOXELS voxels each."""
     thick = max(1, SLAB_VOXELS // (size[0] * size[1]))
     for start in range(0, size[2], thick):
         yield start, min(start + thick, size[2])
 
 
 def voxel_points(affine: np.ndarray, size: tuple[int, int, int], start: int, stop: int) -> np.ndarray:
+    """The points (3 x X x Y x slices, float32) that `affine` assigns to the voxels of a slab."""
     axes = (np.arange(size[0]), np.arange(size[1]), np.arange(start, stop))
     i, j, k = np.meshgrid(*axes, indexing="ij", sparse=True)
-    rows = affine[:3].astype(np.float32)
-    return np.stack(
-        [
-            row[0] * i.astype(np.float32)
-            + row[1] * j.astype(np.float32)
-            + row[2] * k.astype(np.float32)
-            + row[3]
-            for row in rows
-        ]
-    )
+    i, j, k = (axis.astype(np.float32) for axis in (i, j, k))
+    return np.stack([a * i + b * j + c * k + d for a, b, c, d in affine[:3].astype(np.float32)])
 
 
 def _box(
     bounds: np.ndarray, to_patient: np.ndarray, pad: float, size: tuple[int, int, int], start: int, stop: int
 ) -> tuple[slice, slice, slice] | None:
-    """The voxels of the slab that a shape within `bounds` (patient mm) can touch."""
+    """The voxels of the slab that a shape within `bounds` (patient axes, mm) can touch; None if none."""
     bounds = np.clip(bounds + np.array([[-pad], [pad]]), -2000, 2000)
     corners = np.array(list(product(*bounds.T)))
     voxels = (corners - to_patient[:3, 3]) @ np.linalg.inv(to_patient[:3, :3]).T

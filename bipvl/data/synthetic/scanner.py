@@ -1,4 +1,4 @@
-"""How a patient gets into a file: the grid of voxels, the lie of the body, blur, noise and bias."""
+"""The scanner: voxel grid, patient position, blur, noise and bias field."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from scipy import ndimage
 
-from bipvl.data.synthetic.shapes import Ripples, turn
+from bipvl.data.synthetic.shapes import Ripples, rotation
 
 ANY_AXES = (("RAS", 0.4), ("LPS", 0.2), ("LAS", 0.2), ("PSR", 0.1), ("LIP", 0.1))
 AXIAL = (("RAS", 0.4), ("LPS", 0.3), ("LAS", 0.3))
@@ -15,10 +15,10 @@ AXIAL = (("RAS", 0.4), ("LPS", 0.3), ("LAS", 0.3))
 
 @dataclass(frozen=True)
 class Acquisition:
-    """A voxel grid in scanner (RAS+ world) millimetres, and how its volume is stored.
+    """A voxel grid in scanner (RAS+ world) coordinates (mm), and the orientation of the stored volume.
 
-    `affine` (4 x 4) and `size` are those of the grid with axes to the right, front and head;
-    `orientation` is the axis code of the file; `pose` (4 x 4) takes patient axes to the scanner's.
+    The axes of `affine` (4 x 4) and `size` point to the right, front and head; `orientation` is the axis
+    code of the file; `pose` (4 x 4) maps patient axes to scanner axes.
     """
 
     affine: np.ndarray
@@ -39,25 +39,25 @@ class Acquisition:
         thick: float = 0.0,
         orientations: tuple[tuple[str, float], ...] = ANY_AXES,
     ) -> "Acquisition":
-        """A grid over about `extent` mm around the patient's point `centre`.
+        """A grid of about `extent` mm around the point `centre` of the patient.
 
-        The patient lies `shift` mm and `degrees` off at most; with the chance `thick` slices are half as
-        many and twice as thick.
+        The patient is displaced by at most `shift` mm and rotated by at most `degrees`. With probability
+        `thick`, there are half as many slices, twice as thick.
         """
         if rng.random() < thick:
             size = (size[0], size[1], max(1, size[2] // 2))
         spacing = np.asarray(extent) * rng.uniform(0.95, 1.05, 3) / size
-        names, chances = zip(*orientations, strict=True)
+        names, probabilities = zip(*orientations, strict=True)
         isocentre = rng.uniform(-60, 60, 3)
         affine = np.diag([*spacing, 1.0])
         affine[:3, 3] = isocentre - spacing * (np.asarray(size) - 1) / 2
         pose = np.eye(4)
-        pose[:3, :3] = turn(tuple(rng.uniform(-degrees, degrees, 3)))
+        pose[:3, :3] = rotation(tuple(rng.uniform(-degrees, degrees, 3)))
         pose[:3, 3] = isocentre + rng.uniform(-shift, shift, 3) - pose[:3, :3] @ centre
-        return cls(affine.round(6), size, str(rng.choice(names, p=chances)), pose)
+        return cls(affine.round(6), size, str(rng.choice(names, p=probabilities)), pose)
 
-    def stored(self, volume: np.ndarray) -> nib.Nifti1Image:
-        """The volume (x y z, or x y z channels) as a NIfTI in the file's own axis order."""
+    def as_nifti(self, volume: np.ndarray) -> nib.Nifti1Image:
+        """The volume (x y z, or x y z channels) as a NIfTI image in the axis order of the file."""
         image = nib.Nifti1Image(volume, self.affine)
         image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(self.orientation)))
         image.set_sform(image.affine, code=1)
@@ -67,7 +67,7 @@ class Acquisition:
 
 
 def noise(rng: np.random.Generator, size: tuple[int, ...], sigma: float, blur: float = 0.5) -> np.ndarray:
-    """Gaussian noise of standard deviation `sigma`, smoothed over `blur` voxels as reconstruction does."""
+    """Gaussian noise of standard deviation `sigma`, smoothed over `blur` voxels, as reconstruction does."""
     field = rng.standard_normal(size, dtype=np.float32)
     if blur:
         ndimage.gaussian_filter(field, blur, output=field)
@@ -77,7 +77,7 @@ def noise(rng: np.random.Generator, size: tuple[int, ...], sigma: float, blur: f
 
 
 def ct(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur and noise of a CT scanner: HU float32 to int16."""
+    """Add the blur and noise of a CT scanner: HU, float32 to int16."""
     ndimage.gaussian_filter(image, 0.4, output=image)
     image += noise(rng, image.shape, rng.uniform(6, 10))
     np.clip(image, -1024, 3071, out=image)
@@ -85,7 +85,7 @@ def ct(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def mr(image: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur, coil bias and Rician noise of an MR scanner: float32 to int16, not below 0."""
+    """Add the blur, bias field and Rician noise of an MR scanner: float32 to int16, at least 0."""
     ndimage.gaussian_filter(image, 0.4, output=image)
     bias = Ripples.draw(rng, rng.uniform(0.15, 0.35), (250, 500), count=3)
     sigma = rng.uniform(10, 18)
@@ -101,7 +101,7 @@ def mr(image: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def bias_factor(bias: Ripples, affine: np.ndarray, plane: tuple[int, ...], k: int) -> np.ndarray:
-    """The coil's gain in slice `k` (x y)."""
+    """The multiplicative bias field in slice `k` (x y)."""
     spacing = np.diag(affine)[:3].astype(np.float32)
     i, j = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in plane), indexing="ij")
     points = np.stack([i * spacing[0], j * spacing[1], np.full_like(i, k * spacing[2])])

@@ -1,7 +1,7 @@
 """Organs as implicit shapes: functions from points (mm) to a signed distance (mm, negative inside).
 
-Points are float32 arrays 3 x ..., in patient axes: x to the patient's right, y to the front, z to the head.
-The distances are approximate (first order near the surface), which partial volume and label need, no more.
+Points are float32 arrays (3 x ...) in patient axes: x to the patient's right, y to the front, z to the head.
+The distances are first-order approximations near the surface, which is enough for partial volume and labels.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ EVERYWHERE = np.array([[-np.inf] * 3, [np.inf] * 3])
 
 
 class Shape(Protocol):
-    """Anything with a bounding box (2 x 3, mm) and a signed distance (mm) for points 3 x ... (mm)."""
+    """Anything with a bounding box (2 x 3, mm) and a signed distance (mm) at points (3 x ..., mm)."""
 
     @property
     def bounds(self) -> np.ndarray: ...
@@ -34,13 +34,13 @@ def _corners(bounds: np.ndarray) -> np.ndarray:
     return np.array(list(product(*bounds.T)))
 
 
-def turn(degrees: tuple[float, float, float]) -> np.ndarray:
-    """Rotation matrix from angles about x, y and z."""
+def rotation(degrees: tuple[float, float, float]) -> np.ndarray:
+    """Rotation matrix (3 x 3) from angles about x, y and z."""
     return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
 
 
 def smooth_min(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
-    """Minimum whose crease is rounded over about `blend` mm."""
+    """Minimum, smoothed over about `blend` mm where both are equal."""
     if blend <= 0:
         return np.minimum(a, b)
     bump = np.maximum(blend - np.abs(a - b), 0)
@@ -49,19 +49,21 @@ def smooth_min(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ellipsoid:
+    """An ellipsoid with half-axes `radii` (mm), rotated by `degrees` about x, y and z."""
+
     centre: tuple[float, float, float]
     radii: tuple[float, float, float]
     degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @cached_property
     def bounds(self) -> np.ndarray:
-        reach = np.sqrt(((turn(self.degrees) * np.asarray(self.radii)) ** 2).sum(1))
+        reach = np.sqrt(((rotation(self.degrees) * np.asarray(self.radii)) ** 2).sum(1))
         return np.asarray(self.centre) + np.stack([-reach, reach])
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         local = points - _column(self.centre, points)
         if any(self.degrees):
-            local = np.tensordot(turn(self.degrees).T.astype(np.float32), local, axes=1)
+            local = np.tensordot(rotation(self.degrees).T.astype(np.float32), local, axes=1)
         local /= _column(self.radii, points)
         unit = np.sqrt(np.einsum("i...,i...->...", local, local))
         local /= _column(self.radii, points)
@@ -71,7 +73,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Tube:
-    """A tapering tube along a smooth curve through `path` (k x 3, mm) with `radii` (k, mm) at its points."""
+    """A tapered tube along a smooth curve through `path` (k x 3, mm) with `radii` (k, mm) at its points."""
 
     path: np.ndarray
     radii: np.ndarray
@@ -109,7 +111,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class Trunk:
-    """A rounded torso around the z axis; half-widths (mm) at `levels` (mm, rising) vary smoothly between."""
+    """A rounded torso around the z axis; its half-widths (mm) are interpolated between `levels` (z, mm)."""
 
     levels: tuple[float, ...]
     half_x: tuple[float, ...]
@@ -131,7 +133,7 @@ class Trunk:
         fine, *tables = self._tables
         a, b = (np.interp(points[2], fine, table).astype(np.float32) for table in tables)
         x, y = np.abs(points[0]) / a, np.abs(points[1] - np.float32(self.centre_y)) / b
-        # A superellipse of power 2.5: squarer than an ellipse, as a lying body is.
+        # A superellipse of exponent 2.5: more rectangular than an ellipse, as a lying body is.
         x_slope, y_slope = x * np.sqrt(x), y * np.sqrt(y)
         unit = np.maximum((x * x_slope + y * y_slope) ** np.float32(0.4), 1e-3)
         slope = np.sqrt((x_slope / a) ** 2 + (y_slope / b) ** 2) / (unit * np.sqrt(unit))
@@ -151,7 +153,7 @@ class Below:
 
 @dataclass(frozen=True)
 class HalfSpace:
-    """The side of a plane through `point` that `normal` points away from."""
+    """The half-space behind the plane through `point`: `normal` points outwards."""
 
     point: tuple[float, float, float]
     normal: tuple[float, float, float]
@@ -164,6 +166,8 @@ class HalfSpace:
 
 @dataclass(frozen=True)
 class Union:
+    """All of `shapes`, joined smoothly over about `blend` mm."""
+
     shapes: tuple[Shape, ...]
     blend: float = 0.0
 
@@ -182,7 +186,7 @@ class Union:
 
 @dataclass(frozen=True)
 class Minus:
-    """`shape` without `cut` grown by `gap` mm."""
+    """`shape` minus `cut`, after growing `cut` by `gap` mm."""
 
     shape: Shape
     cut: Shape
@@ -199,7 +203,7 @@ class Minus:
 
 @dataclass(frozen=True)
 class Within:
-    """The part of `shape` that lies in `limit` shrunk by `gap` mm."""
+    """The part of `shape` inside `limit`, after shrinking `limit` by `gap` mm."""
 
     shape: Shape
     limit: Shape
@@ -232,7 +236,7 @@ class Grown:
 
 @dataclass(frozen=True)
 class Stacked:
-    """`shape`, which sits around z = 0, repeated every `pitch` mm from level `low` to `high` (vertebrae)."""
+    """`shape`, centred at z = 0, repeated every `pitch` mm from z = `low` to `high` (vertebrae)."""
 
     shape: Shape
     pitch: float
@@ -255,7 +259,7 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Wavy:
-    """`shape` with a lumpy surface: `ripples` is a field of mm to add to the distance."""
+    """`shape` with an uneven surface: `ripples` (mm) are added to the distance."""
 
     shape: Shape
     ripples: "Ripples"
@@ -270,7 +274,7 @@ class Wavy:
 
 @dataclass(frozen=True)
 class Placed:
-    """`shape` turned and scaled about `pivot` and then shifted (mm)."""
+    """`shape`, rotated and scaled about `pivot` (mm), then shifted (mm)."""
 
     shape: Shape
     pivot: np.ndarray
@@ -293,7 +297,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Ripples:
-    """A smooth random field (mm): a few plane waves of random direction, with wavelengths (mm) in a range."""
+    """A smooth random field (mm): a sum of plane waves with random directions and wavelengths."""
 
     waves: np.ndarray  # n x 3, radians per mm
     phases: np.ndarray  # n

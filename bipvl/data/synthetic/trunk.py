@@ -1,4 +1,4 @@
-"""The body around the organs, of chest and abdomen alike: skin, fat, muscle, spine, ribs, pelvis, lungs."""
+"""The body around the organs of chest and abdomen: skin, fat, muscle, spine, ribs, pelvis and lungs."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ SPINE_Y = -58.0
 
 @dataclass(frozen=True)
 class Tissues:
-    """Intensities of what the trunk is made of (HU on CT, arbitrary units on MR)."""
+    """Intensities of the tissues of the trunk (HU on CT, arbitrary units on MR)."""
 
     air: float
     lung: float
@@ -46,16 +46,16 @@ MR = Tissues(air=0, lung=18, fat=75, skin=90, muscle=145, cortex=25, marrow=95, 
 class Body:
     """One patient's build (mm)."""
 
-    girth: float  # times the average half-widths
-    fat: float  # thickness of the fat under the skin
-    muscle: float  # thickness of the muscles of the wall
+    girth: float  # relative to the average half-widths
+    fat: float  # thickness of the subcutaneous fat
+    muscle: float  # thickness of the muscular wall
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Body":
-        lean = rng.uniform(0, 1)
+        weight = rng.uniform(0, 1)
         return cls(
-            girth=0.9 + 0.18 * lean + rng.uniform(-0.02, 0.02),
-            fat=5 + 22 * lean * rng.uniform(0.6, 1),
+            girth=0.9 + 0.18 * weight + rng.uniform(-0.02, 0.02),
+            fat=5 + 22 * weight * rng.uniform(0.6, 1),
             muscle=rng.uniform(8, 14),
         )
 
@@ -68,7 +68,7 @@ class Body:
         )
 
     def cavity(self, margin: float = 0.0) -> Trunk:
-        """Belly and chest inside the wall; the back wall is thick, the pelvis narrow."""
+        """Abdomen and chest inside the wall, which is thickest at the back; the pelvis is narrow."""
         inner = margin - self.muscle
         return Trunk(
             levels=(-260, -180, -110, -40, 40, 120, 240),
@@ -79,13 +79,11 @@ class Body:
 
 
 def wall(body: Body, tissue: Tissues) -> list[Layer]:
-    """Skin, the fat under it, the muscles, and the fat that fills the cavity."""
+    """Skin, subcutaneous fat, muscles, and the fat that fills the cavity."""
     back = Union(
         tuple(
             Within(
-                Ellipsoid((side * 36, SPINE_Y - 24, 0), (30, 20, 2000)),
-                body.surface(-body.fat - 4),
-                blend=8,
+                Ellipsoid((side * 36, SPINE_Y - 24, 0), (30, 20, 2000)), body.surface(-body.fat - 4), blend=8
             )
             for side in (-1, 1)
         )
@@ -98,7 +96,7 @@ def wall(body: Body, tissue: Tissues) -> list[Layer]:
 
 
 def psoas(tissue: Tissues) -> list[Layer]:
-    """The muscles on both sides of the lumbar spine, thickening downwards and running forward to the hip."""
+    """The psoas muscles beside the lumbar spine: thicker downwards, and running forwards to the hip."""
     path = np.array([[30, SPINE_Y + 4, 20], [40, SPINE_Y + 10, -50], [58, -38, -120], [72, -8, -190]])
     radii = np.array([9, 20, 22, 18])
     return [
@@ -107,7 +105,7 @@ def psoas(tissue: Tissues) -> list[Layer]:
 
 
 def spine(body: Body, tissue: Tissues, phase: float, low: float = -105.0) -> list[Layer]:
-    """Vertebrae with discs between them, the canal, and the processes, from level `low` upwards."""
+    """Vertebrae and discs, spinal canal and processes, from z = `low` upwards."""
     half = VERTEBRA_MM / 2
     column = Within(Ellipsoid((0, SPINE_Y, 0), (24, 18, 4000)), HalfSpace((0, 0, low), (0, 0, -1)), blend=4)
     disk = Within(
@@ -139,7 +137,7 @@ def spine(body: Body, tissue: Tissues, phase: float, low: float = -105.0) -> lis
 
 
 def pelvis(tissue: Tissues) -> list[Layer]:
-    """Sacrum, the iliac wings, hips and the pubic bones."""
+    """Sacrum, iliac wings, hips and pubic bones."""
     bone = ((0, tissue.cortex), (4, tissue.marrow))
     sacrum = Ellipsoid((0, -76, -140), (44, 15, 44), (-22, 0, 0))
     parts: list[Shape] = [sacrum]
@@ -165,7 +163,7 @@ def pelvis(tissue: Tissues) -> list[Layer]:
 
 @dataclass(frozen=True)
 class Ribs:
-    """Ribs that slope down from the spine round the chest wall, above the costal margin."""
+    """Ribs that slope down from the spine around the chest wall, above the costal margin."""
 
     body: Body
     phase: float
@@ -179,7 +177,7 @@ class Ribs:
         return box
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        # A rib in the wall is a band: `depth` is measured across the wall, `rise` along it.
+        # A rib is a band in the wall: `depth` is measured across the wall, `rise` along it.
         depth = self.body.cavity(2.0)(points) - np.float32(self.body.muscle / 2)
         front = (points[1] - np.float32(SPINE_Y)) / np.float32(150)
         level = points[2] + np.float32(70) * front
@@ -190,7 +188,7 @@ class Ribs:
 
 
 def dome(top: float, tilt: float = 14.0) -> Below:
-    """What lies under the diaphragm: two domes, the right one `tilt` mm higher, falling to the wall."""
+    """The space below the diaphragm: two domes that fall to the wall, the right one `tilt` mm higher."""
 
     def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         behind = 0.9 * ((y - 8) / 9.8) ** 2
@@ -203,6 +201,6 @@ def dome(top: float, tilt: float = 14.0) -> Below:
 
 
 def lungs(body: Body, under: Below, tissue: Tissues, middle: Shape) -> list[Layer]:
-    """Both lungs: the chest above the diaphragm less the mediastinum `middle`."""
+    """Both lungs: the chest above the diaphragm without the mediastinum `middle`."""
     chest = Minus(body.cavity(-3), Grown(under, 2.0), blend=5)
     return [Layer(Minus(chest, middle, blend=8), ((0, tissue.lung),), grain=14)]

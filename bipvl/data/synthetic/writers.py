@@ -1,4 +1,4 @@
-"""Scans that come out the same, byte for byte, whenever they are written."""
+"""Write NIfTI files reproducibly, byte for byte."""
 
 import gzip
 from pathlib import Path
@@ -7,7 +7,7 @@ import nibabel as nib
 
 
 def write_nifti(path: Path, image: nib.Nifti1Image) -> None:
-    """Write `.nii.gz` without time or name in its head, so that the same volume gives the same bytes."""
+    """Write a `.nii.gz` without time and name in its header, so that equal volumes give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(path, "wb") as raw,
