@@ -164,18 +164,17 @@ def check(
     Example: bipvl check my.yaml --data-root /data
     """
     from bipvl.analysis.studies import check_folder
-    from bipvl.data.checks.dataset import check_dataset
-    from bipvl.data.issues import fault_table
+    from bipvl.data.checks.dataset import check_dataset, issue_table
     from bipvl.data.layouts import list_cases
     from bipvl.data.spec import load_spec
 
     spec = load_spec(dataset)
     check_folder(data_root)
-    faults = check_dataset(spec, data_root, prompts, split=split, workers=workers)
-    if faults:
-        typer.echo(fault_table(faults), err=True)
-        raise BipvlError(f"{spec.title} has faults, {len(faults)} listed above; mend them, then check again")
-    typer.echo(f"{spec.title}: {len(list_cases(spec, data_root))} cases, no fault")
+    issues = check_dataset(spec, data_root, prompts, split=split, workers=workers)
+    if issues:
+        typer.echo(issue_table(issues), err=True)
+        raise BipvlError(f"{len(issues)} issues, listed above", "fix them, then check again", spec.title)
+    typer.echo(f"{spec.title}: {len(list_cases(spec, data_root))} cases, no issues")
 
 
 @app.command()

@@ -70,12 +70,11 @@ print(drafted.found, "To fill in:", *drafted.to_fill, "", drafted.yaml, sep="\n"
 # On the command line: `bipvl check shapes.yaml --data-root FOLDER_ABOVE`. Every fault of every file at once.
 
 # %%
-from bipvl.data.checks.dataset import check_dataset
-from bipvl.data.issues import fault_table
+from bipvl.data.checks.dataset import check_dataset, issue_table
 from bipvl.data.spec import load_spec
 
 dataset = str(drafted.path)
-print(fault_table(check_dataset(load_spec(dataset), place, progress=False)))
+print(issue_table(check_dataset(load_spec(dataset), place, progress=False)))
 
 # %% [markdown]
 # ## Fill in
@@ -105,7 +104,7 @@ texts = {
 prompts = pd.read_csv(drafted.prompts_path)
 prompts.iloc[:, 1:] = list(texts.values())
 write_csv(drafted.prompts_path, prompts)
-print(len(check_dataset(load_spec(dataset), place, progress=False)), "faults")
+print(len(check_dataset(load_spec(dataset), place, progress=False)), "issues")
 pd.read_csv(drafted.prompts_path)
 
 # %% [markdown]

@@ -1,25 +1,26 @@
-"""Native label codes to what the network is trained on, and back."""
+"""Convert label codes to class indices or masks and back."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.spec import DatasetSpec
 
-_MEND = "correct the file or the dataset's YAML"
+_FIX = "correct the file or the data set's YAML"
 
 
-def encode(spec: DatasetSpec, codes: np.ndarray, source: str) -> np.ndarray:
-    """Native codes (H x W x D) to uint8: class indices (1 x H x W x D, 0 background, row c as c + 1) or,
-    where classes overlap, one binary channel a class (N x H x W x D).
+def encode(spec: DatasetSpec, codes: np.ndarray, source: str | Path) -> np.ndarray:
+    """Label codes (H × W × D) as uint8: class indices (1 × H × W × D; 0 background, class c as c + 1) or,
+    where classes overlap, one binary mask per class (N × H × W × D).
 
     Raises:
-        BipvlError: a value that is not a whole number or not a declared code; names `source`.
+        BipvlError: a value is not a whole number or not a declared code; the message names `source`.
     """
     codes = np.asarray(codes)
-    if fault := code_fault(spec, codes):
-        raise BipvlError(f"{source} {fault[0]}; {fault[1]}.")
+    if issue := code_issue(spec, codes):
+        raise issue.at(source)
     codes = codes.astype(np.int16)
     if spec.overlapping:
         return np.stack([np.isin(codes, c.codes) for c in spec.classes]).astype(np.uint8)
@@ -30,50 +31,56 @@ def encode(spec: DatasetSpec, codes: np.ndarray, source: str) -> np.ndarray:
 
 
 def decode(spec: DatasetSpec, encoded: np.ndarray) -> np.ndarray:
-    """The inverse of `encode`: native codes, H x W x D, int16.
+    """The inverse of `encode`: label codes, H × W × D, int16.
 
-    Overlapping classes are painted from the outermost in, so that a voxel gets the innermost class it was
-    given (brain: whole tumour 1, core 2, enhancing 3). A class of several codes gets its first.
+    A class of several codes gets its first. Of overlapping classes the innermost wins (`innermost`).
     """
-    encoded = np.asarray(encoded)
-    if not spec.overlapping:
-        return np.array([0, *spec.decoded_codes], np.int16)[encoded[0]]
-    codes = np.zeros(encoded.shape[1:], np.int16)
-    for row in sorted(range(spec.num_classes), key=lambda row: -len(spec.classes[row].codes)):
-        codes[encoded[row] > 0] = spec.decoded_codes[row]
-    return codes
+    indices = innermost(spec, encoded) if spec.overlapping else np.asarray(encoded)[0]
+    return np.array([0, *spec.decoded_codes], np.int16)[indices]
 
 
-def code_fault(spec: DatasetSpec, codes: np.ndarray) -> tuple[str, str] | None:
-    """What is wrong with a dataset's label map, and how to mend it; None where nothing is."""
-    return map_fault(codes, spec.known_codes, _MEND)
+def innermost(spec: DatasetSpec, masks: np.ndarray) -> np.ndarray:
+    """One mask per class (N × H × W × D) → class indices (H × W × D, uint8; 0 background, class c as c + 1).
+
+    Nested classes are painted from the outermost in, so each voxel gets its innermost class
+    (brain: whole tumour, then core, then enhancing tumour).
+    """
+    indices = np.zeros(np.shape(masks)[1:], np.uint8)
+    for c in sorted(range(spec.num_classes), key=lambda c: -len(spec.classes[c].codes)):
+        indices[np.asarray(masks[c]) > 0] = c + 1
+    return indices
 
 
-def map_fault(codes: np.ndarray, known_codes: Sequence[int], mend: str) -> tuple[str, str] | None:
-    """As `code_fault`, for a label map that may hold these codes; `mend` is how to treat others."""
+def code_issue(spec: DatasetSpec, codes: np.ndarray) -> BipvlError | None:
+    """What is wrong with a label map of the data set, if anything."""
+    return map_issue(codes, spec.known_codes, _FIX)
+
+
+def map_issue(codes: np.ndarray, known_codes: Sequence[int], fix: str) -> BipvlError | None:
+    """What is wrong with a label map that may hold `known_codes`; `fix` is the advice on other codes."""
     if codes.ndim != 3:
-        return f"has {codes.ndim} axes, but a label map has three", "keep one 3D volume of codes in it"
-    return _value_fault(distinct_values(codes), known_codes, mend)
-
-
-def value_fault(spec: DatasetSpec, values: np.ndarray) -> tuple[str, str] | None:
-    """As `code_fault`, for the distinct values of a label map."""
-    return _value_fault(values, spec.known_codes, _MEND)
+        return BipvlError(
+            f"has {codes.ndim} axes, but a label map has three", "keep one 3D volume of codes in it"
+        )
+    return value_issue(distinct_values(codes), known_codes, fix)
 
 
 def distinct_values(planes: Iterable[np.ndarray]) -> np.ndarray:
-    """The values of a label map, given as its slices, ascending; sorting slices takes less than a volume."""
+    """The ascending values of a label map, given as its slices: sorting slices takes less memory."""
     return np.unique(np.concatenate([np.unique(plane) for plane in planes]))
 
 
-def _value_fault(values: np.ndarray, known_codes: Sequence[int], mend: str) -> tuple[str, str] | None:
+def value_issue(values: np.ndarray, known_codes: Sequence[int], fix: str = _FIX) -> BipvlError | None:
+    """As `map_issue`, given the distinct values of a label map."""
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
     if (broken := whole != values).any():
         example = values[broken][0]
-        return f"holds labels that are not whole numbers, such as {example:g}", "export without interpolation"
+        return BipvlError(
+            f"holds labels that are not whole numbers, such as {example:g}", "export without interpolation"
+        )
     if len(unknown := whole[~np.isin(whole, known_codes)]):
         found = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
         known = ", ".join(map(str, known_codes))
-        return f"holds the undeclared codes {found} (declared: {known})", mend
+        return BipvlError(f"holds the undeclared codes {found} (declared: {known})", fix)
     return None

@@ -1,4 +1,4 @@
-"""The prompt table: for each class a title and five visually observable concepts."""
+"""The prompt table: for each class a title and five concepts that can be seen in a scan."""
 
 import csv
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bipvl.common.errors import BipvlError
-from bipvl.data.issues import Fault
 from bipvl.data.spec import FILL_IN, ClassSpec, DatasetSpec
 
 CONCEPTS: tuple[str, ...] = (
@@ -21,13 +20,13 @@ COLUMNS: tuple[str, ...] = ("Title", *CONCEPTS)
 
 @dataclass(frozen=True)
 class PromptTable:
-    """One row a class, each a mapping of COLUMNS to text. Paper, section on prompts: K = 5 concepts."""
+    """One row per class, each a mapping of COLUMNS to text. Paper, section on prompts: K = 5 concepts."""
 
     name: str
     rows: tuple[dict[str, str], ...]
 
     def segments(self) -> list[list[str]]:
-        """N x (K + 1) short texts: the title alone, then each concept with its name."""
+        """N × (K + 1) short texts: the title alone, then each concept with its name."""
         return [[row["Title"], *(f"{concept}: {row[concept]}" for concept in CONCEPTS)] for row in self.rows]
 
     def descriptions(self) -> list[str]:
@@ -36,132 +35,134 @@ class PromptTable:
 
 
 def read_prompts(path: str | Path, spec: DatasetSpec | None = None) -> PromptTable:
-    """Read a prompt CSV (UTF-8; further columns are ignored) and, given a spec, check it against the classes.
+    """Read a prompt CSV (UTF-8; other columns are ignored) and, given a spec, check it against the classes.
 
     Raises:
-        BipvlError: unreadable file, a column missing or there twice, an empty cell, a cell too many; a row
-            too many or too few, one title twice, a title that does not contain its class's name.
+        BipvlError: the file is not readable; a column is missing or repeated; a cell is empty or surplus;
+            there are too many or too few rows; a title is repeated or does not contain its class's name.
     """
-    rows, faults = _read(Path(path), spec)
-    if faults:
-        raise faults[0].error
+    rows, issues = _read(Path(path), spec)
+    if issues:
+        raise issues[0]
     return PromptTable(Path(path).stem, tuple({name: row[name] for name in COLUMNS} for row in rows))
 
 
-def prompt_faults(path: str | Path, spec: DatasetSpec) -> list[Fault]:
-    """All that is wrong with a prompt CSV at once."""
+def prompt_issues(path: str | Path, spec: DatasetSpec) -> list[BipvlError]:
+    """All issues of a prompt CSV."""
     try:
         return _read(Path(path), spec)[1]
     except BipvlError as error:
-        return [Fault.told(path, error)]
+        return [error]
 
 
 def check_prompts(table: PromptTable, spec: DatasetSpec, source: str) -> None:
-    """Hold a table that may not come from a file against the classes, as ``read_prompts`` does.
+    """Check a table that may not come from a file against the classes, as ``read_prompts`` does.
 
     Raises:
-        BipvlError: as there, of ``source``.
+        BipvlError: as there; it names ``source``.
     """
-    lines = [[row.get(name, "").strip() for name in COLUMNS] for row in table.rows]
-    for told in [*_cell_faults([*COLUMNS], lines), *_class_faults([*table.rows], spec)]:
-        raise Fault(source, *told).error
+    for issue in [*_cell_issues([*COLUMNS], _cells(table)), *_class_issues([*table.rows], spec)]:
+        raise issue.at(source)
 
 
 def named_classes(table: PromptTable, spec: DatasetSpec, source: str) -> tuple[ClassSpec, ...]:
-    """For each row the class that its title names, or a new one: called by the title, with the next code.
+    """For each row the class that its title names, or a new class with the title as name and the next code.
 
-    For networks whose channels the rows make: some of the classes, in any order, and others besides.
+    For networks whose channels follow the rows: any of the classes in any order, and others besides.
 
     Raises:
-        BipvlError: an empty cell, no row, or two rows of one class, of ``source``.
+        BipvlError: an empty cell, no row, or two rows of one class; it names ``source``.
     """
-    lines = [[row.get(name, "").strip() for name in COLUMNS] for row in table.rows]
-    for told in _cell_faults([*COLUMNS], lines):
-        raise Fault(source, *told).error
+    lines = _cells(table)
+    for issue in _cell_issues([*COLUMNS], lines):
+        raise issue.at(source)
     if not lines:
-        raise Fault(source, "has no row", "give a row for each class to segment").error
+        raise BipvlError("has no row", "give one row for each class to segment", source)
     found: list[ClassSpec] = []
-    free = max(spec.known_codes) + 1
+    next_code = max(spec.known_codes) + 1
     for number, (title, *_) in enumerate(lines, start=1):
-        known = max(spec.classes, key=lambda c: _named_part(title, c))
-        if not _named_part(title, known):
-            known, free = ClassSpec(name=title, codes=(free,)), free + 1
+        known = max(spec.classes, key=lambda c: _matched_length(title, c))
+        if not _matched_length(title, known):
+            known, next_code = ClassSpec(name=title, codes=(next_code,)), next_code + 1
         if known.name in {c.name for c in found}:
-            told = f"names the class '{known.name}' again in row {number}, '{title}'"
-            raise Fault(source, told, "give each class one row").error
+            problem = f"names the class '{known.name}' again in row {number}, '{title}'"
+            raise BipvlError(problem, "give each class one row", source)
         found.append(known)
     return tuple(found)
 
 
 def default_prompts(spec: DatasetSpec) -> PromptTable:
-    """The prompts that the dataset's YAML names."""
+    """The prompts that the data set's YAML names."""
     return read_prompts(spec.prompts, spec)
 
 
-def _read(path: Path, spec: DatasetSpec | None) -> tuple[list[dict[str, str]], list[Fault]]:
-    """The rows, each a mapping of columns to cells, and what is wrong with them."""
-    header, lines = _lines(path)
+def _cells(table: PromptTable) -> list[list[str]]:
+    return [[row.get(name, "").strip() for name in COLUMNS] for row in table.rows]
+
+
+def _read(path: Path, spec: DatasetSpec | None) -> tuple[list[dict[str, str]], list[BipvlError]]:
+    """The rows, each a mapping of columns to cells, and their issues."""
+    header, lines = _read_lines(path)
     rows = [dict(zip(header, line, strict=False)) for line in lines]
-    told = [*_cell_faults(header, lines), *(_class_faults(rows, spec) if spec else ())]
-    return rows, [Fault(str(path), *parts) for parts in told]
+    issues = [*_cell_issues(header, lines), *(_class_issues(rows, spec) if spec else ())]
+    return rows, [issue.at(path) for issue in issues]
 
 
-def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and filled lines; BipvlError where there are no such, or a column is missing or there twice."""
+def _read_lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and non-empty lines; a BipvlError if the file is not readable, or its columns are wrong."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header, *lines = [[*map(str.strip, line)] for line in csv.reader(file, strict=True)] or [[]]
     except UnicodeDecodeError as error:
-        raise BipvlError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8'.") from error
+        raise BipvlError("is not UTF-8 text", "save it as 'CSV UTF-8'", path) from error
     except (OSError, csv.Error) as error:
-        raise BipvlError(
-            f"{path} cannot be read as CSV ({error}); expected the columns {', '.join(COLUMNS)}."
-        ) from error
+        fix = f"write a CSV with the columns {', '.join(COLUMNS)}"
+        raise BipvlError(f"not readable as CSV ({error})", fix, path) from error
     if missing := [name for name in COLUMNS if name not in header]:
         hint = ", separated by commas" if len(header) == 1 and header[0] else ""
-        raise BipvlError(
-            f"{path} lacks the columns {', '.join(missing)}; it must have {', '.join(COLUMNS)}{hint}."
-        )
-    if twice := [name for name in COLUMNS if header.count(name) > 1]:
-        raise BipvlError(f"{path} has the column {twice[0]} twice; keep one of them.")
+        fix = f"give it the columns {', '.join(COLUMNS)}{hint}"
+        raise BipvlError(f"lacks the columns {', '.join(missing)}", fix, path)
+    if repeated := [name for name in COLUMNS if header.count(name) > 1]:
+        raise BipvlError(f"has the column {repeated[0]} twice", "keep one of them", path)
     return header, [line for line in lines if any(line)]
 
 
-def _cell_faults(header: list[str], lines: list[list[str]]) -> Iterator[tuple[str, str]]:
+def _cell_issues(header: list[str], lines: list[list[str]]) -> Iterator[BipvlError]:
     for number, line in enumerate(lines, start=1):
         cells = dict(zip(header, line, strict=False))
         if any(line[len(header) :]):
-            told = f"does not fit its columns: row {number} has {len(line)} cells, the header {len(header)}"
-            yield told, "put a text that holds a comma in quotes"
+            problem = (
+                f"does not fit its columns: row {number} has {len(line)} cells, the header {len(header)}"
+            )
+            yield BipvlError(problem, "put a text that holds a comma in quotes")
         elif empty := [name for name in COLUMNS if not cells.get(name)]:
-            yield f"is incomplete: row {number} has no text under {', '.join(empty)}", "fill it in"
-        elif drafted := [name for name in COLUMNS if FILL_IN in cells[name]]:
-            told = f"is a draft: row {number} still holds '{FILL_IN}' under {', '.join(drafted)}"
-            yield told, "write there what can be seen in a scan"
+            problem = f"is incomplete: row {number} has no text under {', '.join(empty)}"
+            yield BipvlError(problem, "fill it in")
+        elif unfilled := [name for name in COLUMNS if FILL_IN in cells[name]]:
+            problem = f"is a draft: row {number} still holds '{FILL_IN}' under {', '.join(unfilled)}"
+            yield BipvlError(problem, "write what can be seen in a scan")
 
 
-def _class_faults(rows: list[dict[str, str]], spec: DatasetSpec) -> Iterator[tuple[str, str]]:
-    """A row a class in order, no row of none, no title twice."""
+def _class_issues(rows: list[dict[str, str]], spec: DatasetSpec) -> Iterator[BipvlError]:
+    """There must be one row per class, in order, and each title once."""
     titles = [row.get("Title", "") for row in rows]
     for number, title in enumerate(titles, start=1):
-        if not any(_names(title, c) for c in spec.classes):
+        if not any(_matched_length(title, c) for c in spec.classes):
             known = ", ".join(c.name for c in spec.classes)
-            yield f"matches no class with the title of row {number}, '{title}'", f"the classes are {known}"
+            problem = f"matches no class with the title of row {number}, '{title}'"
+            yield BipvlError(problem, f"the classes are {known}")
     if len(rows) != spec.num_classes:
-        yield f"has {len(rows)} rows", f"{spec.title} has {spec.num_classes} classes, a row each"
+        fix = f"give one row for each of the {spec.num_classes} classes of {spec.title}"
+        yield BipvlError(f"has {len(rows)} rows", fix)
     for number, title in enumerate(titles, start=1):
         if title in titles[: number - 1]:
-            yield f"has the title of row {number}, '{title}', twice", "give each class its own row"
+            yield BipvlError(f"repeats a title in row {number}, '{title}'", "give each class its own row")
     for number, (title, c) in enumerate(zip(titles, spec.classes, strict=False), start=1):
-        if len(rows) == spec.num_classes and not _names(title, c):
-            told = f"is out of order: the title of row {number}, '{title}', does not contain '{c.name}'"
-            yield told, f"the rows must follow the order of the classes of {spec.title}"
+        if len(rows) == spec.num_classes and not _matched_length(title, c):
+            problem = f"is out of order: the title of row {number}, '{title}', does not contain '{c.name}'"
+            yield BipvlError(problem, f"put the rows in the order of the classes of {spec.title}")
 
 
-def _names(title: str, c: ClassSpec) -> bool:
-    return bool(_named_part(title, c))
-
-
-def _named_part(title: str, c: ClassSpec) -> int:
-    """The length of the longest of a class's names that a title contains; 0 where it contains none."""
+def _matched_length(title: str, c: ClassSpec) -> int:
+    """The length of the longest name of a class that a title contains; 0 if it contains none."""
     return max(len(name) * (name.casefold() in title.casefold()) for name in (c.name, *c.aliases))

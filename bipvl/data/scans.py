@@ -1,4 +1,4 @@
-"""One scan on disk: read whole, to its last byte, and what can be wrong with its form and its place."""
+"""Read one NIfTI scan to its last byte, and check its values, its header and its grid."""
 
 import gzip
 import math
@@ -17,23 +17,20 @@ from bipvl.common.errors import BipvlError
 from bipvl.data.spec import DatasetSpec
 
 AFFINE_TOLERANCE = 1e-3
-"""Between any entry of an image's affine and its label's (mm): the rounding of a header's quaternion."""
+"""Largest difference between entries of an image's and its label's affine (mm): rounding of a quaternion."""
 FORM_TOLERANCE = 0.1
-"""Between a scan's corners by sform and by qform (mm): above a quaternion's rounding, below a voxel."""
+"""Largest distance of a scan's corners by sform and by qform (mm): above rounding, below a voxel."""
 INFLATION = 1032
-"""Bytes that one byte of gzip can unfold to at most (zlib's technical notes)."""
-
-Told = tuple[str, str]
-"""What is wrong, and how to mend it."""
+"""Largest factor by which gzip can compress (zlib's technical notes)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """Voxels as stored (H x W x D, channels last) and what the header says of them.
+    """Voxels as stored (H × W × D, channels last) and the header's scaling and geometry.
 
     Attributes:
-        slope, inter: what a stored value is multiplied by, and what is added then.
-        forms: the header's sform and qform, 4 x 4, None where it has none.
+        slope, inter: a voxel's value is stored * slope + inter.
+        forms: the header's sform and qform, 4 × 4; None where it has none.
     """
 
     stored: np.ndarray
@@ -44,34 +41,33 @@ class Scan:
 
     @property
     def channels_first(self) -> tuple[int, ...]:
-        """The shape as networks have it, M x H x W x D."""
+        """The shape in a network's order, M × H × W × D."""
         shape = self.stored.shape
         return (*shape[3:], *shape[:3]) if len(shape) > 3 else (1, *shape)
 
     @property
     def grid(self) -> tuple[tuple[int, ...], np.ndarray] | None:
-        """Spatial shape and affine; None where there are not three spatial axes."""
+        """Spatial shape and affine; None unless the scan has three spatial axes."""
         return (self.stored.shape[:3], self.affine) if len(self.channels_first) == 4 else None
 
     @property
     def planes(self) -> Iterator[np.ndarray]:
-        """The values W x H of each slice, of one channel after another."""
+        """The values W × H of each slice, one channel after another."""
         scaled = (self.slope, self.inter) != (1, 0)
         for plane in self.stored.reshape(*self.stored.shape[:2], -1, order="F").T:
             yield plane * self.slope + self.inter if scaled else plane
 
 
 def read_scan(path: Path) -> Scan:
-    """A NIfTI file, read to its end, so that one cut short or damaged anywhere is found by its checksum.
-
-    A fourth axis of one is left out.
+    """Read a NIfTI file to its end, so that its checksum reveals any damage; drop a fourth axis of size 1.
 
     Raises:
-        BipvlError: missing, empty, no NIfTI, cut short, damaged, or a header that claims more than is there.
+        BipvlError: the file is missing, empty, truncated, damaged or no NIfTI, or its header claims more
+            voxels than the file can hold.
     """
-    check_there(path)
+    check_exists(path)
     if not path.stat().st_size:
-        raise BipvlError(f"{path} is empty, a file of 0 bytes; fetch or export it again.")
+        raise BipvlError("the file is empty (0 bytes)", "download or export it again", path)
     try:
         with LoggingOutputSuppressor():
             return _read(path)
@@ -80,88 +76,97 @@ def read_scan(path: Path) -> Scan:
 
 
 def open_scan(path: Path) -> SpatialImage:
-    """A NIfTI file by its header; voxels are read when they are asked for.
+    """Open a NIfTI file by its header; voxels are read on access.
 
     Raises:
-        BipvlError: missing, or no NIfTI by its beginning.
+        BipvlError: the file is missing, or its header is no NIfTI header.
     """
-    check_there(path)
+    check_exists(path)
     try:
         return nib.load(path)
     except Exception as error:
         raise unreadable(path, error) from error
 
 
-def check_there(path: Path) -> None:
-    """A BipvlError where there is no such file."""
-    if not os.path.isfile(path):  # unlike Path.is_file, no error where its folder may not be entered
-        raise BipvlError(f"{path} is missing; copy it there, or check the path.")
+def check_exists(path: Path) -> None:
+    """Raise a BipvlError if there is no such file."""
+    if not os.path.isfile(path):  # unlike Path.is_file, no error where its folder is not accessible
+        raise BipvlError("file not found", "copy it there, or check the path", path)
 
 
 def unreadable(path: Path, error: Exception) -> BipvlError:
-    """What to raise for a broken file: nibabel, gzip, zlib and MONAI each have errors of their own."""
+    """The error for a broken file: nibabel, gzip, zlib and MONAI each raise their own."""
     reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-    return BipvlError(f"{path} cannot be read as NIfTI ({reason}); fetch or export it again.")
+    return BipvlError(f"not readable as NIfTI ({reason})", "download or export it again", path)
 
 
-def image_fault(spec: DatasetSpec, shape: Sequence[int], affine: np.ndarray) -> Told | None:
-    """What is wrong with an image of this shape (channels first) and affine, and how to mend it."""
+def image_issue(spec: DatasetSpec, shape: Sequence[int], affine: np.ndarray) -> BipvlError | None:
+    """What is wrong with an image of this shape (channels first) and affine, if anything."""
     if len(shape) != 4:
-        return f"has {len(shape) - 1} spatial axes, but a scan has three", "give one 3D volume"
+        return BipvlError(f"has {len(shape) - 1} spatial axes, but a scan has three", "give one 3D volume")
     if shape[0] != len(spec.channels):
-        wanted = f"{len(spec.channels)} ({', '.join(spec.channels)})"
-        return f"has {shape[0]} channels, but {spec.title} has {wanted}", "stack the channels in this order"
+        expected = f"{len(spec.channels)} ({', '.join(spec.channels)})"
+        return BipvlError(
+            f"has {shape[0]} channels, but {spec.title} has {expected}", "stack the channels in this order"
+        )
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9):
-        return "has an affine that cannot be inverted", "restore its header from the original scan"
+        return BipvlError(
+            "has an affine that cannot be inverted", "restore its header from the original scan"
+        )
     return None
 
 
-def kind_fault(scan: Scan) -> Told | None:
-    """What is wrong with the kind or number of the values."""
+def kind_issue(scan: Scan) -> BipvlError | None:
+    """What is wrong with the type or the number of the values, if anything."""
     if scan.stored.dtype.kind not in "biuf":
-        return f"holds values of the kind {scan.stored.dtype}", "export it with one real number a voxel"
+        return BipvlError(
+            f"holds values of type {scan.stored.dtype}", "export it with one real number per voxel"
+        )
     if not scan.stored.size:
-        return f"holds no voxel ({_times(scan.stored.shape)})", "export it again"
+        return BipvlError(f"holds no voxels ({_times(scan.stored.shape)})", "export it again")
     return None
 
 
-def form_fault(scan: Scan) -> Told | None:
-    """Whether sform and qform, both set, put the scan in two places: tools differ in which one they read."""
+def form_issue(scan: Scan) -> BipvlError | None:
+    """Whether sform and qform, if both are set, disagree: tools differ in which one they read."""
     sform, qform = scan.forms
     if sform is None or qform is None or scan.stored.ndim < 3:
         return None
     corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*scan.stored.shape[:3], 1)
-    apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
-    if apart <= FORM_TOLERANCE:
+    distance = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
+    if distance <= FORM_TOLERANCE:
         return None
-    return (
-        f"has an sform and a qform that put its corners up to {apart:.3g} mm apart",
-        "find out which is right, and copy it onto the other",
+    return BipvlError(
+        f"has an sform and a qform that put its corners up to {distance:.3g} mm apart",
+        "find out which is right, and copy it to the other",
     )
 
 
-def grid_fault(
+def grid_issue(
     image_shape: Sequence[int],
     image_affine: np.ndarray,
     label_shape: Sequence[int],
     label_affine: np.ndarray,
     *,
-    beside: str = "image",
-) -> Told | None:
-    """What is wrong with a label map on this grid beside an image on that one (spatial shapes, affines).
+    reference: str = "image",
+) -> BipvlError | None:
+    """How a label map's grid differs from its image's, if it does (spatial shapes and affines).
 
-    ``beside``: what the image is called.
+    ``reference``: what the message calls the image.
     """
     if tuple(image_shape) != tuple(label_shape):
-        found, wanted = _times(label_shape), _times(image_shape)
-        return f"is {found} voxels, but its {beside} is {wanted}", f"resample it onto the {beside}"
-    if not (apart := np.abs(np.subtract(image_affine, label_affine)).max()) <= AFFINE_TOLERANCE:
-        how = ", ".join(_differences(image_affine, label_affine)) or f"affines differ by up to {apart:.3g} mm"
-        return (
-            f"lies elsewhere than its {beside} ({how})",
-            f"resample it onto the {beside} or, where only the header is wrong, copy the {beside}'s affine",
+        found, expected = _times(label_shape), _times(image_shape)
+        return BipvlError(
+            f"has {found} voxels, but its {reference} has {expected}", f"resample it onto the {reference}"
         )
-    return None
+    offset = np.abs(np.subtract(image_affine, label_affine)).max()
+    if offset <= AFFINE_TOLERANCE:
+        return None
+    how = ", ".join(_differences(image_affine, label_affine)) or f"affines differ by up to {offset:.3g} mm"
+    return BipvlError(
+        f"is not on the grid of its {reference} ({how})",
+        f"resample it onto the {reference} or, if only the header is wrong, copy the {reference}'s affine",
+    )
 
 
 def _read(path: Path) -> Scan:
@@ -175,7 +180,7 @@ def _read(path: Path) -> Scan:
         if claimed > path.stat().st_size * (INFLATION if packed else 1):
             raise ValueError(f"its header claims {claimed} bytes of voxels, more than the file can hold")
         stored = np.asanyarray(file.dataobj.get_unscaled())
-        while stream.read(2**20):  # gzip's checksum stands behind the voxels
+        while stream.read(2**20):  # gzip's checksum follows the voxels
             pass
     return Scan(
         stored=stored[..., 0] if stored.shape[3:] == (1,) else stored,
@@ -187,11 +192,11 @@ def _read(path: Path) -> Scan:
 
 
 def _differences(image: np.ndarray, label: np.ndarray) -> Iterator[str]:
-    """In what two affines differ: spacing, origin, direction of the axes."""
+    """How two affines differ: spacing, origin, direction of the axes."""
     spacings = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (image, label)]
     if np.abs(np.subtract(*spacings)).max() > AFFINE_TOLERANCE:
-        found, wanted = (_times(np.round(spacing, 4)) for spacing in reversed(spacings))
-        yield f"spacing {found} mm against {wanted}"
+        found, expected = (_times(np.round(spacing, 4)) for spacing in reversed(spacings))
+        yield f"spacing {found} mm instead of {expected}"
     if (off := np.linalg.norm(image[:3, 3] - label[:3, 3])) > AFFINE_TOLERANCE:
         yield f"origin {off:.3g} mm off"
     if all(spacing.all() for spacing in spacings):

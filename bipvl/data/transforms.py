@@ -1,4 +1,4 @@
-"""From files to the tensors that a network is trained on and tested with: MONAI's transforms in order."""
+"""MONAI transforms from files to the tensors for training and testing."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -35,7 +35,7 @@ from monai.utils import convert_to_dst_type
 from bipvl.common.errors import BipvlError
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
-from bipvl.data.scans import check_there, grid_fault, image_fault, unreadable
+from bipvl.data.scans import check_exists, grid_issue, image_issue, unreadable
 from bipvl.data.spec import DatasetSpec
 
 KEYS = ("image", "label")
@@ -43,7 +43,7 @@ _RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 class Pipeline(Compose):
-    """MONAI's Compose, but a BipvlError from inside comes out as it is, not as a RuntimeError around it."""
+    """MONAI's Compose, but a BipvlError is passed on as it is, not wrapped in a RuntimeError."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -58,13 +58,14 @@ class Pipeline(Compose):
 
 
 class LoadCased(Transform):
-    """Paths under "image" and, if present, "label" to MetaTensors on the scan's own grid.
+    """Load the paths under "image" and, if present, "label" as MetaTensors on the scan's own grid.
 
-    A list of paths under "image" is a file a channel. Image M x H x W x D float32; label as `labels.encode`
-    gives it. Other keys pass through.
+    A list of paths under "image" means one file per channel. Image M × H × W × D, float32; label as from
+    `labels.encode`. Other keys stay as they are.
 
     Raises:
-        BipvlError: unreadable file, wrong channels, grids that differ, undeclared codes.
+        BipvlError: a file is not readable, has the wrong channels, voxels that are not finite or undeclared
+            codes, or the grids differ.
     """
 
     def __init__(self, *, spec: DatasetSpec) -> None:
@@ -73,25 +74,25 @@ class LoadCased(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = _load(data)
         image, path = loaded["image"], paths_of(data["image"])[0]
-        _raise(path, image_fault(self.spec, image.shape, image.affine.numpy()))
+        _raise(image_issue(self.spec, image.shape, image.affine.numpy()), path)
         if not torch.isfinite(image).all():
-            raise BipvlError(f"{path} holds voxels that are not finite; replace them by the background.")
+            raise BipvlError("holds voxels that are not finite", "replace them by the background", path)
         if "label" in loaded:
             label = loaded["label"]
             codes = label.numpy()
-            encoded = encode(self.spec, codes[0] if len(codes) == 1 else codes, str(data["label"]))
-            # The image's affine to the last bit, so that both are resampled to one shape.
+            encoded = encode(self.spec, codes[0] if len(codes) == 1 else codes, data["label"])
+            # Exactly the image's affine, so that both are resampled to the same shape.
             meta = {**label.meta, "affine": image.affine}
             loaded["label"] = MetaTensor(torch.from_numpy(encoded), meta=meta)
         return loaded
 
 
 def prepare_transform(spec: DatasetSpec, spacing: Sequence[float] | None = None) -> Compose:
-    """The deterministic part: {"image": path, "label": path (optional), …} to the working grid.
+    """The deterministic transforms: from {"image": path, "label": path (optional), …} to the working grid.
 
-    RAS orientation (an oblique scan keeps its obliqueness), spacing (mm; the spec's where None), intensity,
-    and a crop to the box of non-zero voxels. Image M x H x W x D float32, label as `labels.encode` gives it,
-    uint8; both MetaTensors whose affine leads back to the scan. Paper, section on implementation details.
+    RAS orientation (an oblique scan stays oblique), spacing (mm; None: the spec's), intensity, and a crop to
+    the box of non-zero voxels. Image M × H × W × D, float32; label as from `labels.encode`, uint8; both
+    MetaTensors whose affine leads back to the scan. Paper, section on implementation details.
     """
     optional = {"allow_missing_keys": True}
     return Pipeline(
@@ -114,14 +115,15 @@ def prepare_transform(spec: DatasetSpec, spacing: Sequence[float] | None = None)
 
 
 def random_transform(spec: DatasetSpec, crop: Sequence[int]) -> Compose:
-    """The random part: a prepared case to one augmented crop of `crop` voxels (x, y, z), plain tensors.
+    """The random transforms: from a prepared case to one augmented crop of `crop` voxels (x, y, z).
 
-    The crop's centre is foreground or background with equal chance. `set_random_state(seed)` decides all.
+    The crop's centre is foreground or background with equal probability. `set_random_state(seed)` fixes the
+    result. The output holds plain tensors.
     """
     return Pipeline(
         [
             SpatialPadd(KEYS, crop),
-            # The cropper would take channel 0 of several for background; overlapping classes have none.
+            # The cropper takes channel 0 of several as background, but overlapping classes have no background.
             Lambdad("label", _any_channel, overwrite="foreground", track_meta=False),
             RandCropByPosNegLabeld(KEYS, "foreground", crop, pos=1, neg=1, num_samples=1),
             itemgetter(0),
@@ -129,14 +131,14 @@ def random_transform(spec: DatasetSpec, crop: Sequence[int]) -> Compose:
             *_augmentations(spec.augmentation),
             EnsureTyped(KEYS, dtype=(torch.float32, torch.uint8), track_meta=False),
         ],
-        map_items=False,  # the crop's list of one goes to itemgetter whole
+        map_items=False,  # itemgetter gets the crop's list of one as a whole
     )
 
 
 def load_native(case: Case) -> dict[str, Any]:
-    """A case on the scan's own grid, for evaluation: "id", "image" M x H x W x D, "label" 1 x H x W x D.
+    """A case on the scan's own grid, for evaluation: "id", "image" M × H × W × D, "label" 1 × H × W × D.
 
-    Float32 MetaTensors; the label holds the native codes, which `labels.encode` checks.
+    Float32 MetaTensors; the label holds the file's codes, which `labels.encode` checks.
     """
     return _load({"id": case.id, **case.paths})
 
@@ -145,31 +147,29 @@ def _load(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     loaded = {**data, **{key: _read(data[key]) for key in KEYS if key in data}}
     if "label" in loaded:
         image, label = (loaded[key] for key in KEYS)
-        _raise(
-            data["label"],
-            grid_fault(image.shape[1:], image.affine.numpy(), label.shape[1:], label.affine.numpy()),
-        )
+        grids = (image.shape[1:], image.affine.numpy(), label.shape[1:], label.affine.numpy())
+        _raise(grid_issue(*grids), data["label"])
     return loaded
 
 
 def paths_of(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
-    """A scan's file alone, or its files, a channel each: as a sequence."""
+    """A scan's file, or its files with one channel each, as a sequence."""
     return [paths] if isinstance(paths, (str, Path)) else paths
 
 
 def _read(paths: str | Path | Sequence[str | Path]) -> MetaTensor:
-    """One file, or a file a channel on one grid, stacked in their order."""
+    """One file, or one file per channel on a common grid, stacked in order."""
     first, *others = [_read_file(path) for path in paths_of(paths)]
     for path, other in zip(paths_of(paths)[1:], others, strict=True):
         grids = (first.shape[1:], first.affine.numpy(), other.shape[1:], other.affine.numpy())
-        _raise(path, grid_fault(*grids, beside="first channel"))
+        _raise(grid_issue(*grids, reference="first channel"), path)
     return torch.cat([first, *others]) if others else first
 
 
 def _read_file(path: str | Path) -> MetaTensor:
-    check_there(Path(path))
+    check_exists(Path(path))
     try:
-        # As MONAI's LoadImage, which makes all other readers too, and tries them on a file that is broken.
+        # As MONAI's LoadImage, which would also try all other readers on a broken file.
         reader = NibabelReader()
         array, meta = reader.get_data(reader.read(str(path)))
         array, *_ = convert_to_dst_type(array, array, dtype=np.float32)
@@ -179,9 +179,9 @@ def _read_file(path: str | Path) -> MetaTensor:
         raise unreadable(Path(path), error) from error
 
 
-def _raise(path: str | Path, fault: tuple[str, str] | None) -> None:
-    if fault:
-        raise BipvlError(f"{path} {fault[0]}; {fault[1]}.")
+def _raise(issue: BipvlError | None, path: str | Path) -> None:
+    if issue:
+        raise issue.at(path)
 
 
 def _intensity(spec: DatasetSpec) -> Transform:
@@ -192,7 +192,7 @@ def _intensity(spec: DatasetSpec) -> Transform:
 
 
 def _augmentations(declared: Mapping[str, Any]) -> list[Transform]:
-    """The declared ones: where voxels lie before what they hold, so that filled-in ones look like air."""
+    """The declared augmentations: geometry before intensity, so that voxels filled in look like air."""
     transforms: list[Transform] = [
         RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in declared.get("flip_axes", ())
     ]
@@ -216,6 +216,7 @@ def _any_channel(label: torch.Tensor) -> torch.Tensor:
 def _content(image: MetaTensor) -> torch.Tensor:
     content = image != 0
     if not content.any():
-        path = image.meta["filename_or_obj"]
-        raise BipvlError(f"{path} is empty after intensity scaling; is it of another modality or unit?")
+        raise BipvlError(
+            "is empty after intensity scaling", "check its modality and unit", image.meta["filename_or_obj"]
+        )
     return content

@@ -1,149 +1,155 @@
-"""One case: what can be wrong with its image, with its label map, and between the two."""
+"""Check one case: its image, its label map, and whether the two fit together."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from bipvl.common.errors import BipvlError
-from bipvl.data.issues import Fault
-from bipvl.data.labels import code_fault, distinct_values, value_fault
+from bipvl.data.labels import code_issue, distinct_values, value_issue
 from bipvl.data.layouts import Case
-from bipvl.data.scans import Scan, Told, form_fault, grid_fault, image_fault, kind_fault, read_scan
+from bipvl.data.scans import Scan, form_issue, grid_issue, image_issue, kind_issue, read_scan
 from bipvl.data.spec import DatasetSpec
 
 CT_RANGE = (-33792, 32767)
-"""HU that a CT may hold: 16 bits and an intercept of -1024. Padding is often -3024, metal up to 30000."""
+"""Possible HU of a CT: 16 bits and an intercept of -1024. Padding is often -3024, metal up to 30000."""
 CT_SPAN = 40
-"""HU at least from a CT's darkest voxel to its brightest: fewer are left once scaled to 0…1 or z-scored."""
+"""Smallest range of a CT in HU; a scan scaled to 0…1 or standardised has a smaller one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What is left of one file once its voxels are out of memory; None for what could not be had.
+class FileReport:
+    """The findings on one file, kept after its voxels have left memory; None for what could not be read.
 
     Attributes:
         grid: spatial shape and affine.
-        digest: SHA-256 of shape and values, whatever their type on disk, the compression and the header.
-        codes: of a label map, 0 left out.
+        checksum: SHA-256 of shape and values, independent of their type on disk, compression and header.
+        codes: the codes of a label map, without 0.
     """
 
-    faults: tuple[Fault, ...]
+    issues: tuple[BipvlError, ...]
     grid: tuple[tuple[int, ...], np.ndarray] | None = None
-    digest: str | None = None
+    checksum: str | None = None
     codes: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Both files of a case, and all that is wrong with them."""
+class CaseReport:
+    """The findings on a case's image and label map, and all issues of the case."""
 
-    image: Look
-    label: Look
-    faults: tuple[Fault, ...]
-
-
-def check_case(spec: DatasetSpec, case: Case) -> Finding:
-    """Read a case's image and then its label map, each to its last byte, one file in memory at a time."""
-    image, label = _look_at_images(spec, case.images), _look_at_label(spec, case.label)
-    apart = grid_fault(*image.grid, *label.grid) if image.grid and label.grid else None
-    return Finding(image, label, (*image.faults, *label.faults, *_faults(case.label, [apart])))
+    image: FileReport
+    label: FileReport
+    issues: tuple[BipvlError, ...]
 
 
-def _look_at_images(spec: DatasetSpec, paths: Sequence[Path]) -> Look:
-    """One file or, with a file a channel, each by itself; then all must lie on the first one's grid."""
+def check_case(spec: DatasetSpec, case: Case) -> CaseReport:
+    """Read a case's image and then its label map completely, with one file in memory at a time."""
+    image, label = _check_images(spec, case.images), _check_label(spec, case.label)
+    mismatch = grid_issue(*image.grid, *label.grid) if image.grid and label.grid else None
+    return CaseReport(image, label, (*image.issues, *label.issues, *_about(case.label, [mismatch])))
+
+
+def _check_images(spec: DatasetSpec, paths: Sequence[Path]) -> FileReport:
+    """Check one file with all channels, or one file per channel, which must share the first one's grid."""
     if len(paths) == 1:
-        return _look_at_image(spec, paths[0])
-    names = zip(paths, spec.channels, strict=True)
-    looks = [_look_at_image(replace(spec, channels=(name,)), path) for path, name in names]
-    faults = [fault for look in looks for fault in look.faults]
-    first, *others = looks
+        return _check_image(spec, paths[0])
+    reports = [
+        _check_image(replace(spec, channels=(name,)), path)
+        for path, name in zip(paths, spec.channels, strict=True)
+    ]
+    issues = [issue for report in reports for issue in report.issues]
+    first, *others = reports
     for path, other in zip(paths[1:], others, strict=True):
         if first.grid and other.grid:
-            faults += _faults(path, [grid_fault(*first.grid, *other.grid, beside="first channel")])
-    digests = [look.digest or "" for look in looks]
-    digest = hashlib.sha256(" ".join(digests).encode()).hexdigest() if all(digests) else None
-    return Look(faults=tuple(faults), grid=first.grid, digest=digest)
+            issues += _about(path, [grid_issue(*first.grid, *other.grid, reference="first channel")])
+    checksums = [report.checksum or "" for report in reports]
+    checksum = hashlib.sha256(" ".join(checksums).encode()).hexdigest() if all(checksums) else None
+    return FileReport(issues=tuple(issues), grid=first.grid, checksum=checksum)
 
 
-def _look_at_image(spec: DatasetSpec, path: Path) -> Look:
+def _check_image(spec: DatasetSpec, path: Path) -> FileReport:
     try:
         scan = read_scan(path)
     except BipvlError as error:
-        return Look(faults=(Fault.told(path, error),))
-    told = [image_fault(spec, scan.channels_first, scan.affine), form_fault(scan), kind_fault(scan)]
-    digest = None
-    if scan.grid and not told[-1]:
-        values = _survey(scan)
-        digest = values.digest
-        told += _image_faults(spec, values)
-    return Look(faults=_faults(path, told), grid=scan.grid, digest=digest)
+        return FileReport(issues=(error,))
+    kind, checksum = kind_issue(scan), None
+    issues = [image_issue(spec, scan.channels_first, scan.affine), form_issue(scan), kind]
+    if scan.grid and not kind:
+        values = _summarise(scan)
+        checksum = values.checksum
+        issues += _value_issues(spec, values)
+    return FileReport(issues=_about(path, issues), grid=scan.grid, checksum=checksum)
 
 
-def _look_at_label(spec: DatasetSpec, path: Path) -> Look:
+def _check_label(spec: DatasetSpec, path: Path) -> FileReport:
     try:
         scan = read_scan(path)
     except BipvlError as error:
-        return Look(faults=(Fault.told(path, error),))
-    told = [form_fault(scan), kind_fault(scan)]
-    if scan.stored.ndim != 3 or told[-1]:
-        told += [code_fault(spec, scan.stored)] if scan.stored.ndim != 3 else []
-        return Look(faults=_faults(path, told))
+        return FileReport(issues=(error,))
+    issues = [form_issue(scan), kind := kind_issue(scan)]
+    if scan.stored.ndim != 3:
+        return FileReport(issues=_about(path, [*issues, code_issue(spec, scan.stored)]))
+    if kind:
+        return FileReport(issues=_about(path, issues))
     values = distinct_values(scan.planes)
     codes = frozenset(int(value) for value in values if value and np.isfinite(value))
-    empty = None if codes else ("holds background only", "label the case or leave it out")
-    told.append(value_fault(spec, values) or empty)
-    return Look(faults=_faults(path, told), grid=scan.grid, digest=_survey(scan).digest, codes=codes)
+    empty = None if codes else BipvlError("holds background only", "label the case, or leave it out")
+    issues.append(value_issue(values, spec.known_codes) or empty)
+    return FileReport(
+        issues=_about(path, issues), grid=scan.grid, checksum=_summarise(scan).checksum, codes=codes
+    )
 
 
 @dataclass(frozen=True)
-class _Survey:
-    """A volume's digest, the lowest and highest finite value of each channel, and how many are not finite."""
+class _Summary:
+    """A volume's checksum, each channel's lowest and highest finite value, and the count of other values."""
 
-    digest: str
-    ends: list[tuple[float, float]]
-    broken: int
+    checksum: str
+    ranges: list[tuple[float, float]]
+    not_finite: int
 
 
-def _survey(scan: Scan) -> _Survey:
-    """One slice at a time, so that no second volume comes to be."""
+def _summarise(scan: Scan) -> _Summary:
+    """Go through a volume slice by slice, without a second copy in memory."""
     sha = hashlib.sha256(repr(scan.stored.shape).encode())
-    lows, highs, broken = [], [], 0
+    lows, highs, not_finite = [], [], 0
     for plane in scan.planes:
         plane = np.ascontiguousarray(plane, np.float32)
         sha.update(plane)
         finite = np.isfinite(plane)
-        broken += finite.size - int(finite.sum())
+        not_finite += finite.size - int(finite.sum())
         lows.append(plane.min(where=finite, initial=np.inf))
         highs.append(plane.max(where=finite, initial=-np.inf))
     lows, highs = (np.reshape(ends, (-1, scan.stored.shape[2])) for ends in (lows, highs))
-    ends = [*zip(lows.min(1).tolist(), highs.max(1).tolist(), strict=True)]
-    return _Survey(sha.hexdigest(), ends, broken)
+    ranges = [*zip(lows.min(1).tolist(), highs.max(1).tolist(), strict=True)]
+    return _Summary(sha.hexdigest(), ranges, not_finite)
 
 
-def _image_faults(spec: DatasetSpec, values: _Survey) -> Iterator[Told]:
-    """What is wrong with an image's values, channel by channel."""
-    if values.broken:
-        yield f"holds {values.broken} voxels that are not finite", "replace them by the background"
-    names = spec.channels if len(spec.channels) == len(values.ends) > 1 else [""] * len(values.ends)
-    for name, (low, high) in zip(names, values.ends, strict=True):
-        where = f" in its channel {name}" if name else ""
+def _value_issues(spec: DatasetSpec, values: _Summary) -> Iterator[BipvlError]:
+    """All issues of an image's values, channel by channel."""
+    if values.not_finite:
+        yield BipvlError(
+            f"holds {values.not_finite} voxels that are not finite", "replace them by the background"
+        )
+    channels = len(values.ranges)
+    names = spec.channels if len(spec.channels) == channels > 1 else [""] * channels
+    for name, (low, high) in zip(names, values.ranges, strict=True):
+        where = f" in channel {name}" if name else ""
+        found = f"holds values from {low:g} to {high:g}{where}"
         if low == high:
-            yield f"holds the value {low:g} alone{where}", "fetch or export it again, or take its case out"
-        elif spec.modality == "CT" and low < high and (told := _hounsfield_fault(low, high)):
-            yield f"holds values from {low:g} to {high:g}{where}, {told[0]}", told[1]
+            fix = "download or export it again, or leave out its case"
+            yield BipvlError(f"holds only the value {low:g}{where}", fix)
+        elif spec.modality != "CT" or low > high:
+            continue
+        elif low < CT_RANGE[0] or high > CT_RANGE[1]:
+            fix = "export it in HU, as signed numbers"
+            yield BipvlError(f"{found}, outside the range of a CT in HU", fix)
+        elif high - low < CT_SPAN:
+            fix = "export it in HU, neither scaled nor standardised"
+            yield BipvlError(f"{found}, too small a range for a CT in HU", fix)
 
 
-def _hounsfield_fault(low: float, high: float) -> Told | None:
-    """Whether these can be the lowest and the highest HU of a CT."""
-    if low < CT_RANGE[0] or high > CT_RANGE[1]:
-        return "outside of what a CT holds in HU", "export it in HU, as signed numbers"
-    if high - low < CT_SPAN:
-        return "too few for a CT in HU", "export it in HU, neither scaled nor standardised"
-    return None
-
-
-def _faults(path: Path, told: list[Told | None]) -> tuple[Fault, ...]:
-    return tuple(Fault(str(path), *parts) for parts in told if parts)
+def _about(path: Path, issues: Iterable[BipvlError | None]) -> tuple[BipvlError, ...]:
+    return tuple(issue.at(path) for issue in issues if issue)

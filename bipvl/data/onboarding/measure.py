@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
-from bipvl.data.scans import Scan, grid_fault, kind_fault, read_scan
+from bipvl.data.scans import Scan, grid_issue, kind_issue, read_scan
 
 IMAGES = 20
 """Of how many cases the images are read, evenly chosen: intensities need no more. Label maps are all read."""
@@ -94,8 +94,8 @@ def _measure_image(case: Case, label: Scan, measured: Measured) -> None:
         scan = _read(path)
         if scan.grid is None:
             raise BipvlError(f"{path} has {scan.stored.ndim} axes, but a scan has three; give one 3D volume.")
-        if told := grid_fault(*scan.grid, *label.grid):
-            raise BipvlError(f"{case.label} {told[0]}; {told[1]}.")
+        if issue := grid_issue(*scan.grid, *label.grid):
+            raise issue.at(case.label)
     first = scan.stored.reshape(*scan.stored.shape[:3], -1)[..., 0] * scan.slope + scan.inter
     own = first[label.stored * label.slope + label.inter != 0]
     measured.channels[scan.channels_first[0] * len(case.images)] += 1
@@ -105,6 +105,6 @@ def _measure_image(case: Case, label: Scan, measured: Measured) -> None:
 
 def _read(path: Path) -> Scan:
     scan = read_scan(path)
-    if told := kind_fault(scan):
-        raise BipvlError(f"{path} {told[0]}; {told[1]}.")
+    if issue := kind_issue(scan):
+        raise issue.at(path)
     return scan

@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgba
 from scipy.ndimage import affine_transform, generate_binary_structure, maximum_filter, minimum_filter
 
 from bipvl.common.errors import BipvlError
-from bipvl.data.labels import code_fault
-from bipvl.data.scans import grid_fault, image_fault, open_scan
+from bipvl.data.labels import code_issue
+from bipvl.data.scans import grid_issue, image_issue, open_scan
 from bipvl.data.spec import DatasetSpec
 from bipvl.figures import style
 from bipvl.figures.slice_tables import class_numbers, grey_values
@@ -78,8 +78,8 @@ def read_scene(
     scan = _open(image)
     channels = np.asarray(scan.dataobj, np.float32).reshape(*scan.shape[:3], -1)
     found = channels.shape[-1] if channels.shape[-1] > 1 else len(spec.channels)  # the first alone will do
-    if fault := image_fault(spec, (found, *scan.shape[:3]), scan.affine):
-        raise BipvlError(f"{_name(image)} {fault[0]}; {fault[1]}.")
+    if issue := image_issue(spec, (found, *scan.shape[:3]), scan.affine):
+        raise issue.at(_name(image))
     step = -(-max(scan.shape[:3]) // LONGEST_SIDE)
     affine = scan.affine @ np.diag([step, step, step, 1])
     thin = (slice(None, None, step),) * 3
@@ -115,10 +115,9 @@ def _name(scan: Scan) -> str:
 def _codes(mask: Scan, image: nib.Nifti1Image, spec: DatasetSpec) -> np.ndarray:
     volume = _open(mask)
     codes = np.asarray(volume.dataobj)
-    if fault := (
-        grid_fault(image.shape[:3], image.affine, volume.shape[:3], volume.affine) or code_fault(spec, codes)
-    ):
-        raise BipvlError(f"{_name(mask)} {fault[0]}; {fault[1]}.")
+    grids = (image.shape[:3], image.affine, volume.shape[:3], volume.affine)
+    if issue := grid_issue(*grids) or code_issue(spec, codes):
+        raise issue.at(_name(mask))
     return codes
 
 
