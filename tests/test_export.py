@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -23,10 +22,10 @@ from bipvl.data.spec import dataset_names, load_spec
 from bipvl.deploy.export import check_hub, push_folder, spec_yaml, write_export
 from bipvl.deploy.exported_run import open_export
 from bipvl.deploy.model_card import card_data, link, model_card
+from bipvl.engine.build import load_network
 from bipvl.engine.evaluate import test_cases as cases_of
 from bipvl.engine.predict import Segmenter
 from bipvl.engine.run import Run
-from bipvl.engine.variants import load_network
 from bipvl.model.baselines import Baseline
 from bipvl.model.bipvlseg import BiPVLSeg
 
@@ -75,7 +74,7 @@ def numbers(run):
 def test_a_spec_comes_back_from_its_yaml(name, tmp_path):
     spec, path = load_spec(name), tmp_path / "dataset.yaml"
     path.write_text(spec_yaml(spec, prompts="prompts.csv"), encoding="utf-8")
-    assert load_spec(path) == replace(spec, prompts=tmp_path / "prompts.csv")
+    assert load_spec(path) == spec.model_copy(update={"prompts": tmp_path / "prompts.csv"})
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_a_spec_comes_back_from_its_yaml(name, tmp_path):
     [{"train": ["dora_1"], "val": ["dora_2"], "test": ["dora_3"]}, {"file": Path("/data/dora/split.csv")}],
 )
 def test_a_split_by_case_ids_is_left_out(split, tmp_path):
-    text = spec_yaml(replace(load_spec("amos22"), split=split), prompts="prompts.csv")
+    text = spec_yaml(load_spec("amos22").model_copy(update={"split": split}), prompts="prompts.csv")
     assert "dora" not in text
     (tmp_path / "dataset.yaml").write_text(text, encoding="utf-8")
     assert load_spec(tmp_path / "dataset.yaml").split == {"file": tmp_path / "split.json"}

@@ -1,7 +1,5 @@
 """Metrics against closed forms, and the rules for empty masks."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,8 @@ from hypothesis import strategies as st
 from bipvl.data.spec import load_spec
 from bipvl.engine.mean_atlas import mean_atlas
 from bipvl.engine.metrics import dice_scores, score_case
-from bipvl.engine.predict import to_grid, to_labels
+from bipvl.engine.predict import to_labels
+from bipvl.engine.scan_grid import labels_on_grid
 
 SPEC = load_spec("mmwhs_ct")
 
@@ -44,7 +43,7 @@ def test_equal_masks_score_perfectly():
 @pytest.mark.parametrize("tolerance, expected", [(0.5, "some"), (2.0, "all")])
 def test_surface_dice_counts_what_lies_within_the_tolerance(tolerance, expected):
     truth, predicted = box((4, 4, 4), (14, 14, 14)), box((4, 4, 5), (14, 14, 15))
-    found = scores(predicted, truth, spec=replace(SPEC, nsd_tolerance=tolerance))
+    found = scores(predicted, truth, spec=SPEC.model_copy(update={"nsd_tolerance": tolerance}))
     value = found["left ventricle", "nsd"].value
     assert value == 1.0 if expected == "all" else 0 < value < 1
 
@@ -129,7 +128,8 @@ def test_labels_return_to_a_grid_of_other_orientation_spacing_and_place(overlapp
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
     target = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
     target[:3, 3] = torch.tensor([18.5, 18.5, -0.5])
-    labels = to_grid(logits, affine, target, (20, 20, 20), overlapping=overlapping)
+    probabilities = logits.sigmoid() if overlapping else logits.softmax(0)
+    labels = labels_on_grid(probabilities, affine, target, (20, 20, 20), overlapping=overlapping)
     mask = labels[2] > 0 if overlapping else labels[0] == 2
     where = mask.nonzero().double() @ target[:3, :3].T + target[:3, 3]  # world, mm
     low, high = where.min(0).values, where.max(0).values

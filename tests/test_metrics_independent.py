@@ -10,8 +10,6 @@ MONAI's definitions, which ``bipvl.engine.metrics`` takes over, differ from the 
   the percentile of both directions together, or weigh by area.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -32,7 +30,7 @@ shapes = st.tuples(*[st.integers(2, 8)] * 3)
 def scores(predicted: np.ndarray, truth: np.ndarray, spacing=(1.0, 1.0, 1.0), tolerance=2.0) -> dict:
     """Metric → value of two masks H × W × D that both hold something."""
     labels = [torch.from_numpy(mask.astype(np.uint8))[None] for mask in (predicted, truth)]
-    found = list(score_case(*labels, replace(SPEC, nsd_tolerance=tolerance), spacing))
+    found = list(score_case(*labels, SPEC.model_copy(update={"nsd_tolerance": tolerance}), spacing))
     assert {(s.class_name, s.flag) for s in found} == {(SPEC.classes[0].name, "")}
     return {s.metric: s.value for s in found}
 

@@ -1,7 +1,9 @@
 """Read YAML files and validate them with pydantic; an error names the wrong key and the nearest right one."""
 
 import reprlib
+import textwrap
 import types
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -28,19 +30,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
     Raises:
-        BipvlError: the file is missing, is not YAML, or holds something else.
+        BipvlError: the file is missing, is not YAML, has a key twice, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
         raise BipvlError("file not found", "check its path", path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except Exception as error:  # a malformed date or number raises whatever its constructor does
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
         raise BipvlError(f"not readable as YAML ({reason})", "correct its syntax", path) from error
     if not isinstance(content, dict):
         raise BipvlError("holds no mapping of keys to values", "write one 'key: value' per line", path)
     return content
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which would silently drop the first value of a repeated key, but raises here."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if repeated := [key for key, count in keys.items() if count > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"the key '{repeated[0]}' is there twice")
+        return super().construct_mapping(node, deep)
 
 
 def validate(model: type[M], content: Mapping[str, Any], file: str | Path | None = None) -> M:
@@ -64,10 +76,11 @@ def _as_error(model: type[BaseModel], error: Mapping[str, Any], content: Any) ->
     """One entry of pydantic's ``ValidationError.errors()`` as a sentence."""
     place = _place(model, error["loc"], content)
     key = ".".join(map(str, place.path))
-    if error["type"] == "extra_forbidden":
+    complete = place.path[-1:] == error["loc"][-1:]  # not of a mapping that is one of several alternatives
+    if error["type"] == "extra_forbidden" and complete:
         near = nearest(str(place.path[-1]), place.siblings)
         return BipvlError(f"there is no key '{key}'", f"use one of: {', '.join(near)}")
-    if error["type"] == "missing":
+    if error["type"] == "missing" and complete:
         return BipvlError(f"'{key}' is missing", f"set it to {place.expected or 'a value'}")
     if error["type"] == "value_error":  # a validator's own ValueError("problem; fix")
         problem, _, fix = str(error["ctx"]["error"]).partition("; ")
@@ -94,15 +107,16 @@ def _place(model: type[BaseModel], loc: Sequence[str | int], content: Any) -> _P
     place = _Place((), content)
     for part in loc:
         inner, value = _inner_model(annotation), place.value
-        if inner and (part in inner.model_fields or part in value):
+        if inner and (part in inner.model_fields or _has(value, part)):
             field = inner.model_fields.get(str(part))
             annotation = field.annotation if field else None
             described = (field.description if field else None) or ""
             value = value[part] if _has(value, part) else None
             place = _Place((*place.path, part), value, tuple(inner.model_fields), described)
-        elif not inner and not place.expected and _has(value, part):
-            annotation = next((a for a in reversed(get_args(annotation)) if a is not ...), None)
-            place = _Place((*place.path, part), value[part])
+        elif not inner and _has(value, part):
+            item = next((a for a in reversed(get_args(annotation)) if a is not ...), None)
+            if not place.expected or _inner_model(item):
+                annotation, place = item, _Place((*place.path, part), value[part])
     return place
 
 

@@ -12,8 +12,10 @@ _FIX = "correct the file or the data set's YAML"
 
 
 def encode(spec: DatasetSpec, codes: np.ndarray, source: str | Path) -> np.ndarray:
-    """Label codes (H × W × D) as uint8: class indices (1 × H × W × D; 0 background, class c as c + 1) or,
-    where classes overlap, one binary mask per class (N × H × W × D).
+    """Encode label codes (H × W × D) as uint8 for training.
+
+    Returns class indices (1 × H × W × D; 0 background, class c as c + 1) or, where classes overlap, one
+    binary mask per class (N × H × W × D).
 
     Raises:
         BipvlError: a value is not a whole number or not a declared code; the message names `source`.
@@ -24,31 +26,37 @@ def encode(spec: DatasetSpec, codes: np.ndarray, source: str | Path) -> np.ndarr
     codes = codes.astype(np.int16)
     if spec.overlapping:
         return np.stack([np.isin(codes, c.codes) for c in spec.classes]).astype(np.uint8)
-    table = np.zeros(max(spec.known_codes) + 1, np.uint8)
-    for index, c in enumerate(spec.classes, start=1):
-        table[list(c.codes)] = index
-    return table[codes][None]
+    return class_indices(spec, codes)[None]
 
 
 def decode(spec: DatasetSpec, encoded: np.ndarray) -> np.ndarray:
     """The inverse of `encode`: label codes, H × W × D, int16.
 
-    A class of several codes gets its first. Of overlapping classes the innermost wins (`innermost`).
+    A class of several codes gets its first. Of nested classes the innermost wins.
     """
     indices = innermost(spec, encoded) if spec.overlapping else np.asarray(encoded)[0]
     return np.array([0, *spec.decoded_codes], np.int16)[indices]
 
 
-def innermost(spec: DatasetSpec, masks: np.ndarray) -> np.ndarray:
-    """One mask per class (N × H × W × D) → class indices (H × W × D, uint8; 0 background, class c as c + 1).
+def class_indices(spec: DatasetSpec, codes: np.ndarray) -> np.ndarray:
+    """Label codes → class indices (uint8; class c as c + 1, 0 elsewhere); the innermost class wins."""
+    table = np.zeros(2**15, np.uint8)  # as many as there may be codes
+    for c in _outermost_first(spec):
+        table[list(spec.classes[c].codes)] = c + 1
+    return table[codes.astype(np.int16)]
 
-    Nested classes are painted from the outermost in, so each voxel gets its innermost class
-    (brain: whole tumour, then core, then enhancing tumour).
-    """
+
+def innermost(spec: DatasetSpec, masks: np.ndarray) -> np.ndarray:
+    """Masks (N × …) → class indices (uint8; class c as c + 1, 0 elsewhere); the innermost class wins."""
     indices = np.zeros(np.shape(masks)[1:], np.uint8)
-    for c in sorted(range(spec.num_classes), key=lambda c: -len(spec.classes[c].codes)):
+    for c in _outermost_first(spec):
         indices[np.asarray(masks[c]) > 0] = c + 1
     return indices
+
+
+def _outermost_first(spec: DatasetSpec) -> list[int]:
+    """The order to paint nested classes in, so that the innermost wins (brain: whole, core, enhancing)."""
+    return sorted(range(spec.num_classes), key=lambda c: -len(spec.classes[c].codes))
 
 
 def code_issue(spec: DatasetSpec, codes: np.ndarray) -> BipvlError | None:

@@ -131,9 +131,7 @@ def _cell_issues(header: list[str], lines: list[list[str]]) -> Iterator[BipvlErr
     for number, line in enumerate(lines, start=1):
         cells = dict(zip(header, line, strict=False))
         if any(line[len(header) :]):
-            problem = (
-                f"does not fit its columns: row {number} has {len(line)} cells, the header {len(header)}"
-            )
+            problem = f"has {len(line)} cells in row {number}, but {len(header)} in its header"
             yield BipvlError(problem, "put a text that holds a comma in quotes")
         elif empty := [name for name in COLUMNS if not cells.get(name)]:
             problem = f"is incomplete: row {number} has no text under {', '.join(empty)}"

@@ -123,7 +123,7 @@ def random_transform(spec: DatasetSpec, crop: Sequence[int]) -> Compose:
     return Pipeline(
         [
             SpatialPadd(KEYS, crop),
-            # The cropper takes channel 0 of several as background, but overlapping classes have no background.
+            # The cropper takes channel 0 of several as background; overlapping classes have none.
             Lambdad("label", _any_channel, overwrite="foreground", track_meta=False),
             RandCropByPosNegLabeld(KEYS, "foreground", crop, pos=1, neg=1, num_samples=1),
             itemgetter(0),

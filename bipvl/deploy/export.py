@@ -1,7 +1,6 @@
-"""A trained run as one folder to share: weights, data set, prompts and a model card."""
+"""Export a trained run as one folder to share: weights, data set YAML, prompts and a model card."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,19 @@ from bipvl.common.errors import BipvlError
 from bipvl.common.files import atomic_path, write_json, write_text
 from bipvl.data.layouts import read_json
 from bipvl.data.spec import DatasetSpec
-from bipvl.deploy.exported_run import CARD, PROMPTS, RUN, SPEC, first_line
+from bipvl.deploy.exported_run import RUN_FILE, SPEC_FILE, first_line
 from bipvl.engine.run import Run
+
+CARD_FILE = "README.md"
+"""The model card; the Hub shows it as the repository's front page."""
+PROMPTS_FILE = "prompts.csv"
 
 
 def write_export(run: Run, folder: str | Path) -> None:
     """Write a run's weights, config, tokenizer, spec, prompts and model card into a new folder.
 
     Raises:
-        BipvlError: the run is not trained or not evaluated; the folder is there already.
+        BipvlError: the run is not trained or not evaluated, or the folder exists.
     """
     check_exportable(run, folder)
     with atomic_path(folder) as temporary:
@@ -27,55 +30,55 @@ def write_export(run: Run, folder: str | Path) -> None:
 
 
 def write_parts(run: Run, folder: Path) -> None:
-    """What an export holds, into a folder that is not there yet; the card last, as ``README.md``."""
+    """Write the files of an export into a folder that does not exist yet; the model card last."""
     from bipvl.deploy.model_card import model_card
 
-    shutil.copytree(run.model_folder, folder, ignore=shutil.ignore_patterns(CARD))
-    write_json(folder / "config.json", _placeless(read_json(folder / "config.json")))
-    shutil.copyfile(run.spec.prompts, folder / PROMPTS)
-    write_text(folder / SPEC, spec_yaml(run.spec, prompts=PROMPTS))
-    write_json(folder / RUN, run.config | {"dataset": run.spec.name})
-    write_text(folder / CARD, model_card(run))
+    shutil.copytree(run.model_folder, folder, ignore=shutil.ignore_patterns(CARD_FILE))
+    write_json(folder / "config.json", _without_local_path(read_json(folder / "config.json")))
+    shutil.copyfile(run.spec.prompts, folder / PROMPTS_FILE)
+    write_text(folder / SPEC_FILE, spec_yaml(run.spec, prompts=PROMPTS_FILE))
+    write_json(folder / RUN_FILE, run.config | {"dataset": run.spec.name})
+    write_text(folder / CARD_FILE, model_card(run))
 
 
 def check_exportable(run: Run, folder: str | Path) -> None:
-    """Before anything is written: the run must be whole, the folder new; else a BipvlError."""
+    """Raise a BipvlError if the run is not trained or not evaluated, or if the folder exists."""
     if not run.model_folder.is_dir():
-        raise BipvlError(f"{run.directory} holds no trained network (no model folder); train it first")
+        raise BipvlError("no trained network (no model folder)", "train this run first", run.directory)
     if not (run.directory / "metrics.csv").is_file():
-        raise BipvlError(
-            f"{run.directory} has no scores for its model card; type first: bipvl evaluate {run.directory}"
-        )
+        fix = f"first type: bipvl evaluate {run.directory}"
+        raise BipvlError("no scores for the model card", fix, run.directory)
     if Path(folder).exists():
-        raise BipvlError(f"{folder} is there already; give another name, or delete it")
+        raise BipvlError("already exists", "give another name, or delete it", folder)
 
 
 def spec_yaml(spec: DatasetSpec, *, prompts: str) -> str:
-    """A spec as the YAML that it could be read from; ``prompts`` is the path of its prompt CSV there.
+    """A spec as YAML that ``load_spec`` reads; ``prompts`` is the path of the prompt CSV in it.
 
-    Of a split by case ids the YAML names a file alone, which is not there: an id may tell who a patient is.
+    A split by case ids is left out, since an id may identify a patient; the YAML names a file that is not
+    exported instead.
     """
-    fields = _filled(asdict(spec) | {"prompts": prompts})
+    fields = _filled(spec.model_dump() | {"prompts": prompts})
     if not {"test", "val"} <= spec.split.keys() or "train" in spec.split:
         fields["split"] = "split.json"
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _placeless(config: dict[str, Any]) -> dict[str, Any]:
-    """A network's config without the folder that its text encoder was loaded from."""
+def _without_local_path(config: dict[str, Any]) -> dict[str, Any]:
+    """A network's config without the folder that its text encoder was loaded from, which is private."""
     text = {key: value for key, value in config.get("text_config", {}).items() if key != "_name_or_path"}
     return config | ({"text_config": text} if text else {})
 
 
 def _filled(value: Any) -> Any:
-    """Mappings without what is empty, which a spec's YAML leaves out; tuples as lists."""
+    """The value without empty entries of mappings, and with lists in place of tuples."""
     if isinstance(value, dict):
         return {key: _filled(v) for key, v in value.items() if v is not None and v != () and v != {}}
     return [*map(_filled, value)] if isinstance(value, tuple) else value
 
 
 def check_hub(repo_id: str) -> None:
-    """Before all that is slow: a repository's name as the Hub wants it, and a token; else a BipvlError."""
+    """Raise a BipvlError if the repository's name is invalid or no token for the Hub is set."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -83,16 +86,18 @@ def check_hub(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise BipvlError(f"'{repo_id}' is no name of a repository on the Hub; give USER/NAME") from error
+        raise BipvlError(
+            f"'{repo_id}' is not the name of a repository on the Hub", "give USER/NAME"
+        ) from error
     if get_token() is None:
-        raise BipvlError("there is no token for the Hub here; set HF_TOKEN, or type first: hf auth login")
+        raise BipvlError("there is no token for the Hub", "set HF_TOKEN, or first type: hf auth login")
 
 
 def push_folder(folder: str | Path, repo_id: str) -> str:
-    """Upload an exported folder to the Hub, into a repository that is made where missing; its address.
+    """Upload an exported folder to the Hub, which creates the repository if needed; returns its address.
 
     Raises:
-        BipvlError: no token, no network, or no right to write there; the folder stays as it is.
+        BipvlError: no token, no network, or no permission to write there; the folder stays as it is.
     """
     from huggingface_hub import HfApi
 
@@ -100,9 +105,10 @@ def push_folder(folder: str | Path, repo_id: str) -> str:
     try:
         HfApi().create_repo(repo_id, exist_ok=True)
         HfApi().upload_folder(repo_id=repo_id, folder_path=folder)
-    except Exception as error:  # its HTTP client's own errors change with the version
+    except Exception as error:  # the error classes of its HTTP client change with the version
         raise BipvlError(
-            f"{repo_id} could not be written on the Hub ({first_line(error)}); {folder} is whole: "
-            f"later, type: hf upload {repo_id} {folder}"
+            f"{folder} is complete, but its upload to the Hub failed ({first_line(error)})",
+            f"later, type: hf upload {repo_id} {folder}",
+            repo_id,
         ) from error
     return f"https://huggingface.co/{repo_id}"

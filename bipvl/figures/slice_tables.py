@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bipvl.common.errors import BipvlError
+from bipvl.data.labels import class_indices
 from bipvl.data.layouts import Case, cohort_of, list_cases
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
@@ -213,11 +214,11 @@ def class_numbers(
     spec: DatasetSpec, codes: np.ndarray, native: Mapping[int, int] | None = None
 ) -> np.ndarray:
     """Codes (``native``: the dataset's own for each) to the class's number, from 1; nested, the innermost."""
-    number = {code: n for n, own in enumerate(spec.own_codes, start=1) for code in own}
-    numbers = np.zeros(2**15, np.uint8)  # as many as there may be codes
-    for code, own in (native or dict(zip(number, number, strict=True))).items():
-        numbers[code] = number.get(own, 0)
-    return numbers[codes.astype(np.int16)]
+    if native:
+        table = np.zeros(2**15, np.int16)  # as many as there may be codes
+        table[[*native]] = [*native.values()]
+        codes = table[codes.astype(np.int16)]
+    return class_indices(spec, codes)
 
 
 def _content(picture: np.ndarray) -> tuple[slice, slice]:

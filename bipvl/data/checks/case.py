@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def _check_images(spec: DatasetSpec, paths: Sequence[Path]) -> FileReport:
     if len(paths) == 1:
         return _check_image(spec, paths[0])
     reports = [
-        _check_image(replace(spec, channels=(name,)), path)
+        _check_image(spec.model_copy(update={"channels": (name,)}), path)
         for path, name in zip(paths, spec.channels, strict=True)
     ]
     issues = [issue for report in reports for issue in report.issues]

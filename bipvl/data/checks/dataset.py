@@ -65,7 +65,7 @@ def check_dataset(
 
 
 def issue_table(issues: Sequence[BipvlError]) -> str:
-    """The columns file, problem and fix, separated by at least two spaces and aligned where texts are short."""
+    """The columns file, problem and fix, at least two spaces apart, aligned where texts are short."""
     rows = [("file", "problem", "fix"), *((str(i.file), i.problem, i.fix) for i in issues)]
     files, problems = (min(max(len(row[column]) for row in rows), WIDEST) for column in (0, 1))
     return "\n".join(f"{file:{files}}  {problem:{problems}}  {fix}" for file, problem, fix in rows)
@@ -153,9 +153,7 @@ def _duplicates(found: Reports, parts: Mapping[str, str]) -> Iterator[BipvlError
             yield BipvlError(problem, "remove one of the two cases", case.image)
         elif label and (first := labels.setdefault(label, case)).person != case.person:
             problem = f"holds the same labels as {first.label.name}, but the images differ"
-            fix = (
-                "give each image its own, or add 'patient' to the data set's YAML if both are of one patient"
-            )
+            fix = "give each image its own, or add 'patient' to the YAML if both are of one patient"
             yield BipvlError(problem, fix, case.label)
 
 

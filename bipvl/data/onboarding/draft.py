@@ -121,9 +121,9 @@ def data_root(folder: Path) -> tuple[Path, str]:
 
 def _outline(name: str, folder: str, seen: Recognised) -> DatasetSpec:
     """What suffices to list the cases."""
-    classes = tuple(ClassSpec(name=label, codes=codes) for label, codes in seen.labels.items())
+    classes = tuple(ClassSpec.model_construct(name=name, codes=codes) for name, codes in seen.labels.items())
     files = len(seen.layout.image) if isinstance(seen.layout, Patterns) else 1
-    return DatasetSpec(
+    return DatasetSpec.model_construct(
         name=name,
         title=name,
         modality="MR",
@@ -149,13 +149,14 @@ def _classes(seen: Recognised, measured: Measured, folder: Path) -> list[ClassSp
     if not measured.volumes:
         raise BipvlError(f"{folder} holds label maps of background only; label the cases first.")
     if not seen.labels:
-        return [ClassSpec(name=f"{FILL_IN} {code}", codes=(code,)) for code in sorted(measured.volumes)]
+        codes = sorted(measured.volumes)
+        return [ClassSpec.model_construct(name=f"{FILL_IN} {code}", codes=(code,)) for code in codes]
     if unnamed := sorted({*measured.volumes}.difference(*seen.labels.values())):
         raise BipvlError(
             f"{folder / 'dataset.json'} has no label of the codes {unnamed}, which label maps hold; add them "
             "there, or mend the label maps."
         )
-    return [ClassSpec(name=name, codes=codes) for name, codes in seen.labels.items()]
+    return [ClassSpec.model_construct(name=name, codes=codes) for name, codes in seen.labels.items()]
 
 
 def _modality(seen: Recognised, measured: Measured) -> tuple[str, str]:

@@ -10,11 +10,11 @@ from matplotlib.colors import to_rgba
 from scipy.ndimage import affine_transform, generate_binary_structure, maximum_filter, minimum_filter
 
 from bipvl.common.errors import BipvlError
-from bipvl.data.labels import code_issue
+from bipvl.data.labels import class_indices, code_issue
 from bipvl.data.scans import grid_issue, image_issue, open_scan
 from bipvl.data.spec import DatasetSpec
 from bipvl.figures import style
-from bipvl.figures.slice_tables import class_numbers, grey_values
+from bipvl.figures.slice_tables import grey_values
 from bipvl.figures.word_attention import TINT, share_norm
 
 Scan = str | Path | nib.Nifti1Image
@@ -125,7 +125,7 @@ def _classes(title: str, codes: np.ndarray, spec: DatasetSpec) -> Layer:
     colours = [to_rgba(style.class_colour(row)) for row in range(spec.num_classes)]
     return Layer(
         title=title,
-        numbers=class_numbers(spec, codes),
+        numbers=class_indices(spec, codes),
         colours=np.rint(255 * np.array([(0, 0, 0, 0), *colours])).astype(np.uint8),
         names=("background", *(c.name for c in spec.classes)),
         classes=True,

@@ -12,20 +12,21 @@ from torch import Tensor
 from bipvl.analysis.word_attention import window_around, word_attention, words_of
 from bipvl.common.errors import BipvlError
 from bipvl.common.lookup import choose
+from bipvl.data.labels import innermost
 from bipvl.data.layouts import Case
 from bipvl.data.prompt_edits import Texts, edited
 from bipvl.data.prompts import COLUMNS
-from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import prepare_transform
+from bipvl.engine.build import load_network
 from bipvl.engine.metrics import class_masks, dice_scores
 from bipvl.engine.predict import to_labels
 from bipvl.engine.run import Run
 from bipvl.engine.snapshots import Snapshot
-from bipvl.engine.variants import load_network, prompt_texts
+from bipvl.engine.variants import prompt_texts
 from bipvl.figures.slice_tables import LIST
 from bipvl.figures.word_attention import rescaled
 from bipvl.model.losses import TEMPERATURE
-from bipvl.model.text import tokenize
+from bipvl.model.tokens import tokenize
 
 TRAINED = "as trained"
 SHOWN_EDITS = ("paraphrased", "ambiguous", "other_details", "mirrored", "typing_errors")
@@ -210,8 +211,8 @@ class Lab:
 
         layers = {
             "image": picture(_grey(window.image[0].numpy())),
-            "truth": picture(_numbers(window.truth, self.spec)),
-            "prediction": picture(_numbers(answer.masks, self.spec)),
+            "truth": picture(innermost(self.spec, window.truth)),
+            "prediction": picture(innermost(self.spec, answer.masks)),
         }
         for stage, attention in answer.attention.items():
             block = np.ones(np.array(window.image.shape[1:]) // attention.shape)
@@ -259,14 +260,6 @@ def _replaced(texts: Texts, class_index: int, place: int, text: str) -> Texts:
     changed = [list(row) for row in texts]
     changed[class_index][place] = text
     return changed
-
-
-def _numbers(masks: Tensor, spec: DatasetSpec) -> np.ndarray:
-    """One mask a class → the class's number, from 1; of nested classes the innermost."""
-    numbers = np.zeros(masks.shape[1:], np.uint8)
-    for row in sorted(range(spec.num_classes), key=lambda row: -len(spec.classes[row].codes)):
-        numbers[masks[row].numpy()] = row + 1
-    return numbers
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
