@@ -1,6 +1,7 @@
-"""Shared builders for the tests; ``tiny_…`` make small random networks, prompts and tokens."""
+"""Fixtures of several tests; ``tiny_…`` build small random networks, prompts and tokens."""
 
 import os
+import shutil
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from filelock import FileLock
 
 @pytest.fixture(scope="session")
 def tiny_text_config() -> Callable[..., dict[str, Any]]:
-    """(family, layers, **fields) → config of a text encoder of width 32 and 64 words, as a dict."""
+    """(family, layers, **fields) → config (a dict) of a text encoder with width 32 and 64 words."""
 
     def build(family: str = "bert", layers: int = 4, **fields: Any) -> dict[str, Any]:
         sizes = {"vocab_size": 64, "max_position_embeddings": 64}
@@ -27,7 +28,7 @@ def tiny_text_config() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
-    """A BERT tokenizer of a few words; fits the vocabulary of ``tiny_text_config``."""
+    """A BERT tokenizer with a few words; fits the vocabulary of ``tiny_text_config``."""
     from transformers import BertTokenizer
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -39,11 +40,11 @@ def tiny_tokenizer() -> Any:
 def tiny_tokens() -> Callable[..., Any]:
     """(classes, texts, words, pad, seed) → PromptTokens of random words.
 
-    Class c has ``words + c % 3`` words a text; ``pad`` further columns hold words that the mask hides.
+    Each text of class c has ``words + c % 3`` words; ``pad`` more columns hold words that the mask hides.
     """
     import torch
 
-    from bipvl.model.text import PromptTokens
+    from bipvl.model.tokens import PromptTokens
 
     def build(classes: int = 3, texts: int = 3, words: int = 2, pad: int = 0, seed: int = 0) -> PromptTokens:
         random = torch.Generator().manual_seed(seed)
@@ -69,8 +70,9 @@ def tiny_bipvlseg(tiny_text_config: Callable[..., dict[str, Any]]) -> Callable[.
     import torch
 
     from bipvl.model.bipvlseg import BiPVLSeg
+    from bipvl.model.released import network_class
 
-    def build(seed: int = 0, **overrides: Any) -> BiPVLSeg:
+    def build(seed: int = 0, deviations: Any = "paper", **overrides: Any) -> BiPVLSeg:
         settings = {
             "in_channels": 1,
             "num_classes": 3,
@@ -84,16 +86,16 @@ def tiny_bipvlseg(tiny_text_config: Callable[..., dict[str, Any]]) -> Callable[.
         }
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return BiPVLSeg(**settings | overrides).eval()
+            return network_class(deviations)(**settings | overrides).eval()
 
     return build
 
 
 @pytest.fixture(scope="session")
 def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Both variants trained and evaluated once on a tiny synthetic heart cohort, for all tests of a session.
+    """Two variants, trained and evaluated once on a tiny synthetic heart cohort, for all tests of a session.
 
-    Processes that run tests side by side share one set of runs.
+    Parallel test processes share these runs.
     """
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "smoke"
@@ -112,17 +114,44 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return smoke
 
 
+@pytest.fixture
+def trained_run(smoke_runs: SimpleNamespace) -> Callable[[str], Any]:
+    """(variant) → the trained and evaluated Run of ``smoke_runs``."""
+    from bipvl.engine.run import Run
+
+    return lambda variant: Run.open(
+        smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / variant / "seed0"
+    )
+
+
+@pytest.fixture
+def new_run(smoke_runs: SimpleNamespace, tmp_path: Any) -> Callable[..., Any]:
+    """(variant, folder, **changes of the config) → an untrained Run below a new folder, with a split."""
+    from bipvl.engine.run import Run
+
+    def build(variant: str = "bipvlseg", folder: str = "runs", **changes: Any) -> Run:
+        where = {"profile": smoke_runs.profile, "dataset": smoke_runs.dataset, "variant": variant, "seed": 0}
+        run = Run.plan(**where, data_root=smoke_runs.data_root, root=tmp_path / folder)
+        run.config.update(changes)
+        run.split_path.parent.mkdir(parents=True, exist_ok=True)
+        for name in ("split.json", "data.json"):
+            source = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / name
+            shutil.copy2(source, run.split_path.parent)
+        return run
+
+    return build
+
+
 def _make_smoke_runs(smoke: SimpleNamespace) -> None:
     from bipvl.data.synthetic import synthesize
     from bipvl.engine.evaluate import evaluate
     from bipvl.engine.prepare import prepare
-    from bipvl.engine.run import Run, get_profile
+    from bipvl.engine.profiles import get_profile
+    from bipvl.engine.run import Run
     from bipvl.engine.train import train
 
-    cohort = get_profile(smoke.profile)["cohort"]
-    synthesize(
-        smoke.dataset, smoke.data_root, cases=cohort["cases"], size=tuple(cohort["size"]), progress=False
-    )
+    cohort = get_profile(smoke.profile).cohort
+    synthesize(smoke.dataset, smoke.data_root, cases=cohort.cases, size=tuple(cohort.size), progress=False)
     where = {
         "profile": smoke.profile,
         "dataset": smoke.dataset,

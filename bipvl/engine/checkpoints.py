@@ -1,4 +1,4 @@
-"""How far a training is: history, best network so far, and the state to go on from."""
+"""The progress of a training: history, best network so far, and the state to resume from."""
 
 import os
 import shutil
@@ -18,9 +18,9 @@ from bipvl.engine.run import Run
 
 @dataclass
 class Progress:
-    """Steps done, best validation Dice and one history row a step.
+    """Steps done, best validation Dice and one history row per step.
 
-    On disk ``state/step-…/`` appears whole or not at all; while ``state/`` exists the training is not done.
+    On disk, ``state/step-…/`` is written atomically. While ``state/`` exists the training is not complete.
     """
 
     run: Run
@@ -30,10 +30,10 @@ class Progress:
 
     @classmethod
     def resume(cls, run: Run, accelerator: Accelerator) -> "Progress":
-        """From the last saved state, which is loaded into what the accelerator has prepared; else from 0.
+        """Load the last saved state into what the accelerator has prepared, or start at step 0.
 
         Raises:
-            BipvlError: the state is of another number of processes, which share the batch.
+            BipvlError: the state was saved by another number of processes, which share the batch.
         """
         states = sorted(state_folder(run).glob("step-*"))
         if not states:
@@ -42,8 +42,9 @@ class Progress:
         saved, now = len([*states[-1].glob("random_states_*")]), accelerator.num_processes
         if saved != now:
             raise BipvlError(
-                f"{run.directory} was trained by {saved} process(es) so far and now there are {now}; "
-                f"go on with {saved}, or delete it to train anew"
+                f"was trained by {saved} process(es) so far and now there are {now}",
+                f"resume with {saved}, or delete it to train again",
+                run.directory,
             )
         step = int(states[-1].name.removeprefix("step-"))
         accelerator.load_state(str(states[-1]))
@@ -53,13 +54,13 @@ class Progress:
     def add(
         self, total: Tensor, losses: Mapping[str, Tensor], weights: Mapping[str, Tensor], lr: float
     ) -> None:
-        """Count a step and note its losses, its learning rate and the learnt log variances."""
+        """Count a step and add its losses, learning rate and learnt log variances to the history."""
         values = {"total": total, **losses, **{f"log_variance_{k}": v for k, v in weights.items()}}
         self.rows.append({"step": self.step, "lr": lr} | {k: v.item() for k, v in values.items()})
         self.step += 1
 
     def validated(self, score: float, accelerator: Accelerator, network: nn.Module) -> None:
-        """Keep the network if it is the best so far, then save the state."""
+        """Save the network if it is the best so far, then save the state."""
         self.rows[-1]["val_dice"] = score
         if accelerator.is_main_process and score > self.best:
             self.best = score
@@ -77,7 +78,7 @@ class Progress:
         accelerator.wait_for_everyone()
 
     def finish(self, accelerator: Accelerator) -> None:
-        """Write the history and take the state away: the training is done."""
+        """Write the history and delete the state: the training is complete."""
         if accelerator.is_main_process:
             write_csv(self.run.directory / "history.csv", pd.DataFrame(self.rows))
             done = state_folder(self.run).rename(self.run.directory / ".state-done")
@@ -86,10 +87,10 @@ class Progress:
 
 
 def state_folder(run: Run) -> Path:
-    """Where a run keeps what it needs to go on."""
+    """The folder of what a run needs to resume."""
     return run.directory / "state"
 
 
 def is_trained(run: Run) -> bool:
-    """Whether a training ran to its end here."""
+    """Whether the run's training is complete."""
     return run.model_folder.is_dir() and not state_folder(run).is_dir()

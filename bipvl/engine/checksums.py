@@ -1,4 +1,4 @@
-"""What files hold, as SHA-256: of a dataset once, when it is prepared, then trusted while nothing changes."""
+"""SHA-256 checksums of a data set's files: computed when it is prepared, reused until a file changes."""
 
 import hashlib
 import json
@@ -11,6 +11,9 @@ from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, read_json
 
+CaseChecksums = dict[str, dict[str, dict[str, Any]]]
+"""Case id → image (or image 1, …) and label → sha256 and bytes."""
+
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
@@ -18,74 +21,79 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of what JSON can hold; the order of keys does not matter."""
+def json_checksum(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_fingerprints(cases: Sequence[Case], path: str | Path) -> None:
-    """Each case's files: SHA-256 and bytes."""
-    write_json(path, fingerprints(cases))
-
-
-def read_fingerprints(path: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """As they were written; a file that is missing or of another form is a BipvlError."""
-    path = Path(path)
-    if not path.is_file():
-        raise BipvlError(f"{path} is missing; prepare the dataset first, which writes what its files hold.")
-    known = read_json(path)
-    try:
-        whole = all({"sha256", "bytes"} <= file.keys() for case in known.values() for file in case.values())
-    except AttributeError:
-        whole = False
-    if not whole:
-        raise BipvlError(f"{path} does not hold what files hold; delete {path.parent} and begin anew.")
-    return known
-
-
-def fingerprints(cases: Sequence[Case]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Case id → image (or image 1, …) and label → SHA-256 and bytes, read anew."""
+def case_checksums(cases: Sequence[Case]) -> CaseChecksums:
+    """Read each file of the cases and return its SHA-256 and size in bytes."""
     with ThreadPoolExecutor() as pool:
-        found = [{key: pool.submit(_fingerprint, path) for key, path in case.files.items()} for case in cases]
+        found = [{key: pool.submit(_checksum, path) for key, path in case.files.items()} for case in cases]
     return {
         case.id: {key: future.result() for key, future in files.items()}
         for case, files in zip(cases, found, strict=True)
     }
 
 
-def data_digest(cases: Iterable[Case], path: str | Path) -> str:
-    """One digest of the cases' files, by the fingerprints at ``path``.
+def write_checksums(cases: Sequence[Case], path: str | Path) -> None:
+    """Write the checksums of the cases' files as JSON."""
+    write_json(path, case_checksums(cases))
 
-    Files of their size that are older than the fingerprints are taken as unchanged; others are read anew.
+
+def read_checksums(path: str | Path) -> CaseChecksums:
+    """Read what ``write_checksums`` wrote; a file that is missing or has another form is a BipvlError."""
+    path = Path(path)
+    if not path.is_file():
+        raise BipvlError("file not found", "prepare the data set first with `bipvl prepare`", path)
+    known = read_json(path)
+    try:
+        complete = all({"sha256", "bytes"} <= f.keys() for case in known.values() for f in case.values())
+    except AttributeError:
+        complete = False
+    if not complete:
+        raise BipvlError("holds no checksums of files", _restart(path), path)
+    return known
+
+
+def data_checksum(cases: Iterable[Case], path: str | Path) -> str:
+    """One checksum of the cases' files, from the checksums at ``path``.
+
+    A file of the same size that is older than the checksums counts as unchanged; others are read again.
 
     Raises:
-        BipvlError: no fingerprints there, none of a case, or a file that has changed since.
+        BipvlError: no checksums there, none of a case, or a file that has changed since.
     """
     path = Path(path)
-    known, written = read_fingerprints(path), path.stat().st_mtime_ns
+    known, written = read_checksums(path), path.stat().st_mtime_ns
     chosen = {}
     for case in cases:
         if known.get(case.id, {}).keys() != case.files.keys():
             raise BipvlError(
-                f"{path} does not know the case {case.id}; take it out of the dataset again, or delete "
-                f"{path.parent} and begin anew."
+                f"the case {case.id} was not there when the data set was prepared",
+                f"remove it from the data set, or {_restart(path)}",
+                path,
             )
         chosen[case.id] = known[case.id]
         for key, file in case.files.items():
-            _check_unchanged(file, known[case.id][key], path, written)
-    return digest(chosen)
+            if not _is_unchanged(file, known[case.id][key], written):
+                raise BipvlError(
+                    "has changed since its data set was prepared",
+                    f"restore it, or {_restart(path)}",
+                    file,
+                )
+    return json_checksum(chosen)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _restart(path: Path) -> str:
+    return f"delete {path.parent} and prepare the data set again"
+
+
+def _checksum(path: Path) -> dict[str, Any]:
     return {"sha256": sha256(path), "bytes": path.stat().st_size}
 
 
-def _check_unchanged(file: Path, known: Mapping[str, Any], path: Path, written: int) -> None:
+def _is_unchanged(file: Path, known: Mapping[str, Any], written: int) -> bool:
     now = file.stat()
-    if now.st_size == known["bytes"] and (now.st_mtime_ns <= written or sha256(file) == known["sha256"]):
-        return
-    raise BipvlError(
-        f"{file} has changed since its dataset was prepared; put it back, or delete {path.parent} and begin "
-        "anew."
-    )
+    return now.st_size == known["bytes"] and (now.st_mtime_ns <= written or sha256(file) == known["sha256"])

@@ -1,4 +1,4 @@
-"""What a GPU does not do the same way twice, by name, and how to forbid it."""
+"""Which GPU operations are not deterministic, and how to forbid them."""
 
 import os
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ NONDETERMINISTIC = {
     "bottleneck is 3 × 3 × 3 as with the paper's 96³",
     "torch.nn.functional.interpolate, trilinear": "its gradient: the decoder of SegResNet",
 }
-"""Operations of the networks for which torch has no deterministic form on a GPU → where they are met.
+"""Operations without a deterministic form on a GPU → where the networks use them.
 
-All others have one, if a slower one, which ``forbidden_nondeterminism`` turns on. On CPUs all are
-deterministic for a number of threads.
+All others have one, though slower, which ``forbidden_nondeterminism`` turns on. On CPUs all operations are
+deterministic for a fixed number of threads.
 """
 
 
 @contextmanager
 def forbidden_nondeterminism(forbid: bool = True) -> Iterator[None]:
-    """In the block, operations take their deterministic form; one without any is a RuntimeError of its name.
+    """Use deterministic operations in the block; one without such a form raises a RuntimeError that names it.
 
-    Enter it before the first work on a GPU: cuBLAS reads its setting once.
+    Enter the block before the first GPU operation: cuBLAS reads its setting once.
     """
     before = torch.are_deterministic_algorithms_enabled()
     if forbid:

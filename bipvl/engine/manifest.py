@@ -1,9 +1,9 @@
-"""manifest.json: what a run was made from, by what, and what came out, to be traced and verified."""
+"""manifest.json: a run's inputs, software, hardware and the checksums of its results."""
 
-import hashlib
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -18,8 +18,9 @@ from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, read_json
 from bipvl.data.splits import split_cases
-from bipvl.engine.checksums import data_digest, digest, fingerprints, read_fingerprints, sha256
-from bipvl.engine.lock import launch
+from bipvl.engine.checksums import case_checksums, data_checksum, json_checksum, read_checksums, sha256
+from bipvl.engine.lock import process_group
+from bipvl.engine.profiles import Settings, changed_settings, dataset_settings, load_profiles
 from bipvl.engine.run import Run
 from bipvl.engine.variants import prompt_texts
 
@@ -28,23 +29,23 @@ OUTPUTS = {
     "train": ("history.csv", "model/**/*", "embeddings/*"),
     "evaluate": ("metrics.csv", "predictions/*"),
 }
-"""Phase → patterns of the files that it leaves."""
+"""Phase → patterns of the files that it writes."""
 
 
 @contextmanager
 def recorded(run: Run, phase: str, cases: Sequence[Case]) -> Iterator[None]:
-    """Add a phase to manifest.json when the block ends. Of several processes the first alone writes.
+    """Add a phase to manifest.json when the block ends. With several processes, only the first one writes.
 
     Args:
-        cases: whose files the phase reads; they must be as they were when the dataset was prepared.
+        cases: those that the phase reads; their files must be as they were when the data set was prepared.
 
     Raises:
-        BipvlError: they are not, or there is a manifest that cannot be added to.
+        BipvlError: a file has changed since, or the present manifest is not readable.
     """
-    start, processes = time.monotonic(), launch()
-    data = data_digest(cases, run.data_path)
+    start, processes = time.monotonic(), process_group()
+    data = data_checksum(cases, run.data_path)
     path = run.directory / "manifest.json"
-    manifest = {"phases": _phases(path)} if path.is_file() else {"phases": {}}
+    manifest = {"phases": _read_phases(path) if path.is_file() else {}}
     yield
     if not processes.is_main_process:
         return
@@ -79,53 +80,46 @@ def environment() -> dict[str, Any]:
 
 
 def outputs(run: Run, phase: str) -> dict[str, str]:
-    """SHA-256 of every file that a phase has left, by its path in the run's folder."""
+    """SHA-256 of every file that a phase wrote, by its path in the run's folder."""
     found = sorted({path for pattern in OUTPUTS[phase] for path in run.directory.glob(pattern)})
     return {str(path.relative_to(run.directory)): sha256(path) for path in found if path.is_file()}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What ``verify`` found: something "differs", is "not checked", or was made by "another" version."""
+class VerifyMessage:
+    """One result of ``verify``; ``kind`` is "differs", "not checked" or "another" (version)."""
 
     kind: str
-    what: str
+    text: str
 
 
-def verify(run: Run, data_root: str | Path | None) -> Iterator[Finding]:
-    """Hold a run against its manifest: inputs and outputs by content, then versions.
+def verify(run: Run, data_root: str | Path | None) -> Iterator[VerifyMessage]:
+    """Compare a run with its manifest: checksums of inputs and outputs, then versions.
 
     Args:
-        data_root: where its data lie; None: the data are not checked.
+        data_root: folder of its data; None: the data are not checked.
 
     Raises:
         BipvlError: no manifest there, or one of an older layout.
     """
-    for phase, known in _phases(run.directory / "manifest.json").items():
-        now = _inputs(run, phase)
-        for name, was in known["inputs"].items():
-            if name == "data":
-                yield from _verify_data(run, phase, data_root)
-            elif now.get(name) is None:
-                yield Finding("not checked", f"{phase}: {name}, which cannot be had here")
-            elif now[name] != was:
-                yield Finding("differs", f"{phase}: {name} is not what it was made from")
+    for phase, known in _read_phases(run.directory / "manifest.json").items():
+        yield from _verify_inputs(run, phase, known["inputs"], data_root)
         files = outputs(run, phase)
         for name in sorted(known["outputs"].keys() | files.keys()):
             if name not in files or name not in known["outputs"]:
-                yield Finding("differs", f"{phase}: {name} is {'new' if name in files else 'gone'}")
+                yield VerifyMessage("differs", f"{phase}: {name} is {'new' if name in files else 'missing'}")
             elif files[name] != known["outputs"][name]:
-                yield Finding("differs", f"{phase}: {name} has changed")
-        yield from _versions(phase, known)
+                yield VerifyMessage("differs", f"{phase}: {name} has changed")
+        yield from _verify_versions(phase, known)
 
 
-def _phases(path: Path) -> dict[str, Any]:
+def _read_phases(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise BipvlError(f"{path} is missing; train the run first, which writes it")
+        raise BipvlError("file not found", "train the run first, which writes it", path)
     phases = read_json(path).get("phases")
     if not (isinstance(phases, dict) and phases and all(map(_is_phase, phases, phases.values()))):
         raise BipvlError(
-            f"{path} is not whole or of an older layout; delete {path.parent} and make the run anew"
+            "is incomplete or of an older layout", f"delete {path.parent} and train the run again", path
         )
     return phases
 
@@ -140,74 +134,92 @@ def _is_phase(name: str, phase: Any) -> bool:
     )
 
 
-def _verify_data(run: Run, phase: str, data_root: str | Path | None) -> Iterator[Finding]:
+def _verify_inputs(
+    run: Run, phase: str, known: Mapping[str, Any], data_root: str | Path | None
+) -> Iterator[VerifyMessage]:
+    now = _inputs(run, phase)
+    for name, was in known.items():
+        if name == "data":
+            yield from _verify_data(run, phase, data_root)
+        elif now.get(name) is None:
+            yield VerifyMessage("not checked", f"{phase}: {name}, which is not on this machine")
+        elif now[name] != was:
+            yield VerifyMessage("differs", f"{phase}: {name} has changed since")
+
+
+def _verify_data(run: Run, phase: str, data_root: str | Path | None) -> Iterator[VerifyMessage]:
     if data_root is None:
-        yield Finding("not checked", f"{phase}: the data; say where they are with --data-root")
+        yield VerifyMessage("not checked", f"{phase}: the data; give their folder with --data-root")
         return
     train, val, test = split_cases(run.split_path, run.spec, data_root)
-    cases = [*train, *val] if phase == "train" else test
-    known = read_fingerprints(run.data_path)
-    for case_id, files in fingerprints(cases).items():
+    known = read_checksums(run.data_path)
+    for case_id, files in case_checksums([*train, *val] if phase == "train" else test).items():
         for key, found in files.items():
             if found != known.get(case_id, {}).get(key):
-                yield Finding("differs", f"{phase}: the {key} of {case_id} has changed")
+                yield VerifyMessage("differs", f"{phase}: the {key} of {case_id} has changed")
 
 
-def _versions(phase: str, known: Mapping[str, Any]) -> Iterator[Finding]:
+def _verify_versions(phase: str, known: Mapping[str, Any]) -> Iterator[VerifyMessage]:
     now = environment()
     pairs = {"commit": (known["commit"], now["commit"]), "python": (known["python"], now["python"])}
     pairs |= {name: (was, now["packages"].get(name)) for name, was in known["packages"].items()}
     for name, (was, found) in pairs.items():
         if was != found:
-            yield Finding("another", f"{phase}: {name} was {was}, here it is {found}")
+            yield VerifyMessage("another", f"{phase}: {name} was {was}, here it is {found}")
 
 
 def _inputs(run: Run, phase: str) -> dict[str, str | None]:
-    """Digests of all that a phase starts from but the data; None of what cannot be had here."""
+    """Checksums of all inputs of a phase except the data; None for what is not on this machine."""
     files = {"config": run.directory / "config.json", "split": run.split_path}
     if phase == "evaluate":
         files["model"] = run.model_folder / "model.safetensors"
     found = {name: sha256(path) if path.is_file() else None for name, path in files.items()}
     if "external" not in run.config and run.variant.language:
-        found["prompts"] = digest(prompt_texts(run.variant, run.spec))
+        found["prompts"] = json_checksum(prompt_texts(run.variant, run.spec))
         if phase == "train":
             found["text_encoder"] = _text_encoder(run)
     return found
 
 
 def _text_encoder(run: Run) -> str | None:
-    """SHA-256 over the pretrained text encoder's tensors; None where it cannot be loaded."""
-    from bipvl.model.text import load_backbone
+    """Checksum of the pretrained text encoder's weight files; None if they are not on this machine."""
+    from bipvl.model.text import weight_files
 
-    source, found = (run.config["language"] | run.variant.options)["text"], hashlib.sha256()
-    with suppress(BipvlError):
-        for name, tensor in sorted(load_backbone(source).state_dict().items()):
-            found.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return found.hexdigest()
+    with suppress(BipvlError, ValueError):  # a package that is not installed, a folder of another machine
+        files = weight_files((run.config["language"] | run.variant.options)["text"])
+        if len(files) > 1:
+            return json_checksum({path.name: sha256(path) for path in files})
+        return sha256(files[0]) if files else None
     return None
 
 
 def _command(run: Run, phase: str) -> str:
-    """What gives the same again."""
-    config = run.config
+    """The command that gives the same result again."""
     if phase == "evaluate":
         return f"bipvl evaluate {run.directory}"
-    words = f"bipvl train {config['dataset']} {config['variant']} --profile {config['profile']}"
-    return f"{words} --seed {config['seed']} --runs {run.directory.parents[3]}"
+    config, profile, overrides = run.config, run.config["profile"], []
+    if profile in load_profiles():
+        settings = {key: config[key] for key in Settings.model_fields}
+        overrides = changed_settings(dataset_settings(profile, run.spec), settings)
+    else:
+        profile += ".yaml"
+    words = ["bipvl", "train", config["dataset"], config["variant"], "--profile", profile]
+    words += ["--seed", str(config["seed"]), "--runs", str(run.directory.parents[3])]
+    return shlex.join(words + [word for override in overrides for word in ("--set", override)])
 
 
 def _peak_memory() -> float:
-    """GiB at most so far: of the accelerator where there is one that counts, else of this process."""
+    """Peak memory so far, GiB: of the accelerator if it counts its memory, else of this process."""
     import torch
 
-    with suppress(AttributeError, RuntimeError):  # an older torch, a device that does not count
+    with suppress(AttributeError, RuntimeError):  # an older torch, or a device that does not count
         if torch.accelerator.is_available():
             return torch.accelerator.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _commit() -> str:
-    """The checkout's commit, ``-dirty`` where files differ from it, or the version where it is installed."""
+    """The repository's commit (``-dirty`` if files differ from it), or the installed version."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

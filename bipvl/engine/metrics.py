@@ -1,4 +1,4 @@
-"""Dice, HD95 and surface Dice of one case, per class, with stated rules for empty masks (MONAI's metrics)."""
+"""Dice, HD95 and surface Dice of one case, per class, with rules for empty masks; uses MONAI's metrics."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bipvl.data.spec import DatasetSpec
 
 @dataclass(frozen=True)
 class Score:
-    """One value; ``flag`` is "miss" (in the truth alone) or "false_positive" (in the prediction alone)."""
+    """One value; ``flag``: "miss" (class in the truth only) or "false_positive" (in the prediction only)."""
 
     class_name: str
     metric: str
@@ -28,20 +28,20 @@ def class_masks(labels: Tensor, spec: DatasetSpec) -> Tensor:
 
 
 def dice_scores(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Dice of N masks, N × H × W × D each; NaN for a class in neither, 0 for one in a single mask."""
+    """Dice of N masks, N × H × W × D each; NaN for a class in neither mask, 0 for a class in only one."""
     dice = compute_dice(prediction[None].float(), truth[None].float(), ignore_empty=False)[0]
     absent = ~(prediction.flatten(1).any(1) | truth.flatten(1).any(1))
     return dice.masked_fill(absent, torch.nan)
 
 
 def score_case(labels: Tensor, truth: Tensor, spec: DatasetSpec, spacing: Sequence[float]) -> Iterator[Score]:
-    """Dice, HD95 (mm) and surface Dice (at ``spec.nsd_tolerance`` mm) of every class present in either mask.
+    """Dice, HD95 (mm) and surface Dice (at ``spec.nsd_tolerance`` mm) of every class in either mask.
 
-    A class in one mask alone: Dice 0, surface Dice 0, HD95 the volume's diagonal, flagged.
+    A class in only one mask is flagged: Dice 0, surface Dice 0, HD95 the volume's diagonal.
 
     Args:
         labels, truth: as in training, 1 or N × H × W × D, on one grid.
-        spacing: of that grid, mm.
+        spacing: of that grid, in mm.
     """
     predicted, true = class_masks(labels, spec), class_masks(truth, spec)
     diagonal = sum((n * s) ** 2 for n, s in zip(truth.shape[1:], spacing, strict=True)) ** 0.5
@@ -61,7 +61,7 @@ def score_case(labels: Tensor, truth: Tensor, spec: DatasetSpec, spacing: Sequen
 
 
 def _surface(predicted: Tensor, true: Tensor, tolerance: float, spacing: Sequence[float]) -> dict[str, float]:
-    """HD95 and surface Dice of two masks that both hold something, each H × W × D."""
+    """HD95 and surface Dice of two masks that are not empty, H × W × D each."""
     pair = (predicted[None, None].float(), true[None, None].float())
     options = {"include_background": True, "spacing": list(spacing)}
     hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)

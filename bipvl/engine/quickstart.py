@@ -1,28 +1,29 @@
-"""A trained run to try things on, made on the spot where there is none: for a notebook that is alone."""
+"""Return a trained run, training one first if needed (for notebooks that run alone, as on Colab)."""
 
 from pathlib import Path
 
 from bipvl.common.errors import BipvlError
 from bipvl.engine.checkpoints import is_trained
 from bipvl.engine.prepare import prepare
-from bipvl.engine.run import Run, load_profiles
+from bipvl.engine.profiles import load_profiles
+from bipvl.engine.run import Run
 from bipvl.engine.train import train
 from bipvl.engine.variants import VARIANTS
 
 
 def trained_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
-    """The trained run of a folder …/PROFILE/DATASET/VARIANT/seedK, prepared and trained first where missing.
+    """The trained run in a folder …/PROFILE/DATASET/VARIANT/seedK; prepared and trained first if missing.
 
     Args:
-        data_root: where the real data lie; None: the profile's synthetic cohort.
+        data_root: folder of the real data; None: the profile's synthetic cohort.
 
     Raises:
-        BipvlError: nothing is trained there, and its path does not say what to train.
+        BipvlError: nothing is trained there, and the path does not say what to train.
     """
     folder = Path(folder)
     if (folder / "config.json").is_file() and is_trained(run := Run.open(folder)):
         return run
-    profile, dataset, variant, seed = _named(folder)
+    profile, dataset, variant, seed = _parse(folder)
     root = folder.parents[3]
     if data_root is None or not (root / profile / dataset / "split.json").is_file():
         data_root = prepare(profile=profile, dataset=dataset, data_root=data_root, root=root)
@@ -33,13 +34,15 @@ def trained_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
     return run
 
 
-def _named(folder: Path) -> tuple[str, str, str, int]:
-    """Profile, dataset, variant and seed that a run folder's path names."""
+def _parse(folder: Path) -> tuple[str, str, str, int]:
+    """Profile, data set, variant and seed that a run folder's path names."""
     parts = folder.parts[-4:]
     seed = parts[-1].removeprefix("seed")
     if len(parts) < 4 or not seed.isdecimal() or parts[0] not in load_profiles() or parts[2] not in VARIANTS:
         raise BipvlError(
-            f"{folder} holds no trained run yet; type `make reproduce`, or set `run` to another folder, such "
-            "as runs/quick/mmwhs_ct/bipvlseg/seed0, which is trained where it is missing"
+            "holds no trained run yet",
+            "type `make reproduce`, or set `run` to a folder such as runs/quick/mmwhs_ct/bipvlseg/seed0, "
+            "which is trained if it is missing",
+            folder,
         )
     return parts[0], parts[1], parts[2], int(seed)

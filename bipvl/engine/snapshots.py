@@ -1,4 +1,4 @@
-"""Where the classes stand in the shared space while a network learns: its aligned vectors, as snapshots."""
+"""Snapshots of the aligned image and text vectors of each class, taken during training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,13 @@ FOLDER = "embeddings"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network's vectors in the shared space after ``step`` steps, means over so many validation cases.
+    """A network's vectors in the shared space, averaged over validation cases.
 
-    ``visual`` N × D and ``text`` N × (K + 1) × D, not normalised.
+    Attributes:
+        step: training steps done.
+        cases: number of validation cases.
+        visual: N × D, not normalised.
+        text: N × (K + 1) × D, not normalised.
     """
 
     step: int
@@ -35,9 +39,9 @@ class Snapshot:
     text: Tensor
 
     def similarity(self, temperature: float = TEMPERATURE) -> Tensor:
-        """Cosine of each class's global text vector (rows) with each class's visual vector: N × N.
+        """Cosine of each class's global text vector (rows) with each class's visual vector (columns): N × N.
 
-        The global vector weighs a class's texts as the global alignment does, at its temperature.
+        The global vector weights a class's texts as the global alignment does, at its temperature.
         """
         visual, text = F.normalize(self.visual, dim=-1), F.normalize(self.text, dim=-1)
         return class_summary(visual, text, temperature=temperature) @ visual.T
@@ -46,9 +50,9 @@ class Snapshot:
 def take_snapshot(
     run: Run, network: nn.Module, prompts: Any, cases: Sequence[Mapping], step: int, accelerator: Accelerator
 ) -> None:
-    """Write ``embeddings/step-00000042.safetensors`` of a network that reads prompts; nothing of others.
+    """Write ``embeddings/step-00000042.safetensors``, if the network reads prompts.
 
-    The same weights give the same bytes; nothing is drawn at random, and the network's mode stays.
+    The same weights give the same bytes: nothing is random. The network stays in training or evaluation mode.
     """
     if not (run.variant.language and accelerator.is_main_process):
         return
@@ -75,7 +79,7 @@ def aligned_vectors(
 
 
 def read_snapshots(folder: str | Path) -> list[Snapshot]:
-    """All snapshots of a run's folder, the first step first.
+    """Read all snapshots in a run's folder, in the order of their steps.
 
     Raises:
         BipvlError: there is none.
@@ -83,7 +87,9 @@ def read_snapshots(folder: str | Path) -> list[Snapshot]:
     paths = sorted((Path(folder) / FOLDER).glob("step-*.safetensors"))
     if not paths:
         raise BipvlError(
-            f"{Path(folder) / FOLDER} holds no snapshot of the shared space; delete the run and train it anew"
+            "holds no snapshot of the shared space",
+            "delete the run and train it again",
+            Path(folder) / FOLDER,
         )
     return [_read(path) for path in paths]
 

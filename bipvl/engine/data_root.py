@@ -1,0 +1,74 @@
+"""Where a profile's data are: the folder that you give, or the profile's synthetic cohort."""
+
+from pathlib import Path
+
+from bipvl.common.errors import BipvlError
+from bipvl.data.spec import load_spec
+from bipvl.engine.profiles import get_profile, load_profiles, profile_name
+from bipvl.engine.run import Run
+
+
+def check_data_root(profile: str | Path, data_root: str | Path | None) -> None:
+    """Check a data root before anything slow starts.
+
+    Raises:
+        BipvlError: an unknown profile; a folder that is missing or empty; none for a profile on real data.
+    """
+    if data_root is not None:
+        check_folder(data_root)
+    elif get_profile(profile).cohort is None:
+        raise _needs_real_data(profile)
+
+
+def check_folder(data_root: str | Path) -> None:
+    """Check that a data root is a folder with something in it; else raise a BipvlError."""
+    if not Path(data_root).is_dir():
+        raise BipvlError("the data root is not a folder", "give the folder with the data sets", data_root)
+    if not any(Path(data_root).iterdir()):
+        raise BipvlError("the data root is empty", "put the data sets there, or leave it out", data_root)
+
+
+def synthetic_root(profile: str | Path) -> Path:
+    """The folder of a profile's synthetic cohorts."""
+    return Path("data", f"synthetic-{profile_name(profile)}")
+
+
+def synthetic_cohort(profile: str | Path, dataset: str, progress: bool = True) -> Path:
+    """Return the folder of a profile's synthetic cohorts; write that of a data set if it is missing.
+
+    Raises:
+        BipvlError: the profile runs on real data.
+    """
+    from bipvl.data.synthetic import synthesize
+
+    cohort, root = get_profile(profile, load_spec(dataset).name).cohort, synthetic_root(profile)
+    if cohort is None:
+        raise _needs_real_data(profile)
+    synthesize(dataset, root, cases=cohort.cases, size=tuple(cohort.size), progress=progress)
+    return root
+
+
+def data_root_of(run: Run) -> Path:
+    """The folder of the synthetic cohort that a run was trained on; it is written if it is missing.
+
+    Raises:
+        BipvlError: the run was trained on real data, or on a cohort of your own profile that is missing.
+    """
+    profile, root = run.config["profile"], synthetic_root(run.config["profile"])
+    if run.config["cohort"] != "synthetic":
+        raise BipvlError(
+            "was trained on real data", "give the folder with them with --data-root", run.directory
+        )
+    if profile in load_profiles():
+        return synthetic_cohort(profile, run.config["dataset"])
+    if not root.is_dir():
+        fix = "prepare the data set again with the profile's file, or give --data-root"
+        raise BipvlError(f"its synthetic cohort {root} is missing", fix, run.directory)
+    return root
+
+
+def _needs_real_data(profile: str | Path) -> BipvlError:
+    name = profile_name(profile)
+    return BipvlError(
+        f"profile '{name}' runs on real data", "give the folder with the data sets as the data root"
+    )
