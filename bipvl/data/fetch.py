@@ -1,4 +1,4 @@
-"""Public data: MSD's fetched through MONAI's addresses and checksums, of the others the steps to get them."""
+"""Download public data: MSD by MONAI's addresses and checksums; for the others, instructions."""
 
 import hashlib
 import os
@@ -19,16 +19,16 @@ from bipvl.common.lookup import choose
 from bipvl.data.spec import load_spec
 
 CASES = {"amos22": 300, "mmwhs_ct": 20, "mmwhs_mr": 20, "msd_brain": 484}
-"""With labels, as published: AMOS22's 200 and 100 CT, MM-WHS's training sets, MSD's training section."""
+"""Labelled cases as published: AMOS22's 200 and 100 CT, MM-WHS's training sets, MSD's training section."""
 BLOCK = 2**20
-WAIT = 60
-"""Seconds without a byte after which a download is broken off."""
+TIMEOUT = 60
+"""Seconds without a byte after which a download fails."""
 
 _MMWHS = """\
     1. Register with the organisers and download the training data of MM-WHS 2017:
        https://zmiclab.github.io/zxh/0/mmwhs/
-    2. Unpack them, and put the folder {part} into {root}/mmwhs, so that there is
-       {root}/mmwhs/{part}/{part}_1001_image.nii.gz and, beside it, {part}_1001_label.nii.gz"""
+    2. Unpack them, and move the folder {part} to {root}/mmwhs, so that these files exist:
+       {root}/mmwhs/{part}/{part}_1001_image.nii.gz and {part}_1001_label.nii.gz"""
 STEPS = {
     "amos22": """\
     1. Download amos22.zip from Zenodo's record 7262581: https://zenodo.org/records/7262581
@@ -40,26 +40,27 @@ STEPS = {
 
 
 def steps(dataset: str, root: str | Path) -> str:
-    """How to get a dataset that must be fetched by hand; "" where `fetch` can do it."""
+    """How to get a data set by hand; "" if `fetch` can download it."""
     choose("public dataset", dataset, CASES)
     return textwrap.dedent(STEPS[dataset]).format(root=root) if dataset in STEPS else ""
 
 
 def last_step(dataset: str, root: str | Path) -> str:
-    """The check of a dataset that was fetched, and what it prints of one that is whole."""
+    """How to check a downloaded data set, and what the command prints if it is complete."""
     cases = choose("public dataset", dataset, CASES)
     command = f"bipvl check {dataset} --data-root {root}"
-    return f"{command}\nprints, where all is well: {load_spec(dataset).title}: {cases} cases, no fault"
+    return f"{command}\nprints if all is well: {load_spec(dataset).title}: {cases} cases, no issues"
 
 
 def fetch(dataset: str, root: str | Path, *, progress: bool = True) -> Path:
-    """Fetch a dataset of the Medical Segmentation Decathlon below ``root``; returns its folder.
+    """Download a data set of the Medical Segmentation Decathlon below ``root``; returns its folder.
 
     Raises:
-        BipvlError: it must be fetched by hand; the download is broken off, the archive is not as published.
+        BipvlError: the data set must be downloaded by hand, or as `fetch_archive`.
     """
     if steps(dataset, root):
-        raise BipvlError(f"{load_spec(dataset).title} must be fetched by hand; see: bipvl fetch {dataset}")
+        title = load_spec(dataset).title
+        raise BipvlError("must be downloaded by hand", f"follow: bipvl fetch {dataset}", title)
     from monai.apps import DecathlonDataset
 
     folder = load_spec(dataset).folder
@@ -68,12 +69,12 @@ def fetch(dataset: str, root: str | Path, *, progress: bool = True) -> Path:
 
 
 def fetch_archive(url: str, md5: str, folder: Path, *, progress: bool = True) -> Path:
-    """Download an archive, hold it against its checksum and unpack it; ``folder``, in it, is whole or absent.
+    """Download an archive, verify its checksum and unpack its ``folder`` atomically.
 
-    A folder that is there stays, an archive that is whole is not fetched again.
+    An existing folder is kept, and a complete archive is not downloaded again.
 
     Raises:
-        BipvlError: the download is broken off, the archive is not as published, or it lacks the folder.
+        BipvlError: the download fails, the archive differs from the published one or lacks the folder.
     """
     if folder.is_dir():
         return folder
@@ -83,42 +84,39 @@ def fetch_archive(url: str, md5: str, folder: Path, *, progress: bool = True) ->
         if not archive.is_file():
             download(url, archive, progress=progress)
         if (found := _md5(archive)) != md5:
-            raise BipvlError(
-                f"{archive} has the MD5 {found}, but {md5} is published: it is damaged, and nothing was "
-                "unpacked; delete it, and fetch it again."
-            )
+            problem = f"is damaged: its MD5 is {found} instead of the published {md5}"
+            raise BipvlError(problem, "delete it, and download it again", archive)
         _unpack(archive, folder)
     return folder
 
 
 def download(url: str, path: Path, *, progress: bool = True) -> None:
-    """A file, whole or absent: what has come waits in ``path``.part, and the next call asks for the rest.
+    """Download a file atomically; an interrupted download stays in ``path``.part and is resumed next time.
 
     Raises:
-        BipvlError: it is broken off, or the address does not answer.
+        BipvlError: the download is interrupted, or the address does not answer.
     """
     part = path.with_name(f"{path.name}.part")
     start = part.stat().st_size if part.is_file() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        with urlopen(request, timeout=WAIT) as response:
-            goes_on = response.status == 206  # else the server sends all of it again
-            start = start if goes_on else 0
+        with urlopen(request, timeout=TIMEOUT) as response:
+            resumed = response.status == 206  # else the server sends the whole file again
+            start = start if resumed else 0
             size = start + int(response.headers["Content-Length"])
             bar = tqdm(
                 desc=path.name, initial=start, total=size, unit="B", unit_scale=True, disable=not progress
             )
-            with bar, part.open("ab" if goes_on else "wb") as file:
+            with bar, part.open("ab" if resumed else "wb") as file:
                 while block := response.read(BLOCK):
                     file.write(block)
                     bar.update(len(block))
-        if (come := part.stat().st_size) != size:
-            raise OSError(f"{come} of {size} bytes came")
+        if (received := part.stat().st_size) != size:
+            raise OSError(f"{received} of {size} bytes received")
     except (OSError, HTTPException, TypeError) as error:
-        if not (isinstance(error, HTTPError) and error.code == 416):  # nothing is left to be sent
-            raise BipvlError(
-                f"{url} did not come whole ({error}); give the same command again, which goes on from there."
-            ) from error
+        if not (isinstance(error, HTTPError) and error.code == 416):  # the file is already complete
+            fix = "run the same command again, which resumes the download"
+            raise BipvlError(f"incomplete download ({error})", fix, url) from error
     os.replace(part, path)
 
 
@@ -128,17 +126,17 @@ def _md5(path: Path) -> str:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """By MONAI, which lets no member leave the folder; beside its place first, to be whole or absent."""
+    """Unpack with MONAI, which refuses members outside the folder; into a temporary folder, then rename."""
     from monai.apps.utils import extractall
 
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         try:
             extractall(archive, temporary)
         except (OSError, ValueError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
-            raise BipvlError(
-                f"{archive} cannot be unpacked ({error}); free some space, or fetch it again."
-            ) from error
+            fix = "free some space, or delete it and download it again"
+            raise BipvlError(f"cannot be unpacked ({error})", fix, archive) from error
         unpacked = Path(temporary, folder.name)
         if not unpacked.is_dir():
-            raise BipvlError(f"{archive} does not hold the folder {folder.name}; fetch it again.")
+            problem = f"does not hold the folder {folder.name}"
+            raise BipvlError(problem, "delete it, and download it again", archive)
         os.replace(unpacked, folder)

@@ -1,4 +1,4 @@
-"""Others' label codes to a dataset's own, matched by name: a number alone proves nothing."""
+"""Map another tool's label codes to the data set's by name."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,60 +8,60 @@ from bipvl.data.layouts import plain_name
 from bipvl.data.spec import DatasetSpec
 
 LARGEST_CODE = 2**15 - 1
-"""As in a dataset's own label maps."""
+"""The largest code, as in a data set's own label maps."""
 LABELS_FORM = '{"background": 0, "spleen": 1, …}'
 
 
 def native_codes(labels: Any, spec: DatasetSpec, source: str) -> dict[int, int]:
-    """Their code → the dataset's own, 0 → 0 among them; where a class has several, its lowest stands for all.
+    """The tool's code → the data set's code, including 0 → 0; of a class with several codes the lowest.
 
     Args:
-        labels: names → codes, as nnU-Net writes them, or codes → names, as MSD does.
-        source: where they are from, for the sentences.
+        labels: names → codes, as in nnU-Net, or codes → names, as in MSD.
+        source: the origin of the labels, for messages.
 
     Raises:
-        BipvlError: no mapping; a name that is no label of the dataset; a code out of range, or there twice;
-            a label of the dataset without a code.
+        BipvlError: `labels` is no mapping; a name is no label of the data set; a code is out of range or
+            repeated; a label of the data set has no code.
     """
     accepted, codes, named = _accepted(spec), {0: 0}, set()
     for name, code in _pairs(labels, source):
-        if (own := accepted.get(plain_name(name))) is None:
-            raise BipvlError(
-                f"{source} has the label '{name}', which {spec.title} has not; rename it to one of "
-                f"{', '.join(accepted)}, or export without it."
-            )
+        if (known_codes := accepted.get(plain_name(name))) is None:
+            fix = f"rename it to one of {', '.join(accepted)}, or export without it"
+            raise BipvlError(f"has the label '{name}', which {spec.title} does not have", fix, source)
         if not (type(code) is int and 0 < code <= LARGEST_CODE):
-            raise BipvlError(f"{source} gives '{name}' the code {code!r}; give one from 1 to {LARGEST_CODE}.")
+            fix = f"give one from 1 to {LARGEST_CODE}"
+            raise BipvlError(f"gives '{name}' the code {code!r}", fix, source)
         if code in codes:
-            raise BipvlError(f"{source} gives the code {code} to two labels; give each its own.")
-        codes[code] = min(own)
-        named |= own
+            raise BipvlError(f"gives the code {code} to two labels", "give each its own", source)
+        codes[code] = min(known_codes)
+        named |= known_codes
     if missing := dict.fromkeys(names[0] for code, names in spec.code_names.items() if code not in named):
-        raise BipvlError(f"{source} has no code for {', '.join(missing)}; add what the tool writes for it.")
+        fix = "add the codes that the tool writes for them"
+        raise BipvlError(f"has no code for {', '.join(missing)}", fix, source)
     return codes
 
 
 def _pairs(labels: Any, source: str) -> Iterator[tuple[Any, Any]]:
-    """Name and code of each label but the background."""
+    """Name and code of each label except the background."""
     if not isinstance(labels, Mapping):
-        raise BipvlError(f"{source} maps no names to codes; write them like {LABELS_FORM}.")
-    turned = all(str(key).isdecimal() for key in labels)
+        raise BipvlError("is not a mapping of names to codes", f"write it like {LABELS_FORM}", source)
+    by_code = all(str(key).isdecimal() for key in labels)
     for key, value in labels.items():
-        name, code = (value, int(key)) if turned else (key, value)
+        name, code = (value, int(key)) if by_code else (key, value)
         if (plain_name(name), str(code)) != ("background", "0"):
             yield name, code
 
 
 def _accepted(spec: DatasetSpec) -> dict[str, set[int]]:
-    """Each name that a label may have, and the codes of the dataset that it stands for.
+    """Each name that a label may have, and the data set's codes that it stands for.
 
-    Where classes overlap these are the names of the codes (edema), not of the classes (whole tumour).
+    Where classes overlap, these are the names of codes (edema), not of classes (whole tumour).
     """
     if not spec.code_names:
-        raise BipvlError(f"{spec.title} has no 'code_names' to match labels by; add them to its YAML.")
+        raise BipvlError("has no 'code_names' to match labels by", "add them to its YAML", spec.title)
     names: dict[str, set[int]] = {}
-    for code, called in spec.code_names.items():
-        for name in called:
+    for code, code_names in spec.code_names.items():
+        for name in code_names:
             names.setdefault(plain_name(name), set()).add(code)
     if not spec.overlapping:
         names |= {plain_name(name): set(c.codes) for c in spec.classes for name in (c.name, *c.aliases)}

@@ -1,4 +1,4 @@
-"""Prompts made worse, or said otherwise: what the study of prompt quality trains and tests with."""
+"""Edits that degrade or rephrase prompts, for the study of prompt quality."""
 
 import re
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import numpy as np
 from bipvl.common.lookup import choose
 
 Texts = list[list[str]]
-"""N × (K + 1) short texts: a class's title, then each concept as "Name: text"."""
+"""N × (K + 1) short texts: each class's title, then its concepts as "Name: text"."""
 
 VAGUE = "varies from one patient to another and may look like its neighbours"
 SIDES = {"left": "right", "right": "left"}
 MISTYPED = 0.25
-"""Share of the words with two letters swapped."""
+"""Share of the longer words with two letters swapped."""
 
 
 def _full(texts: Texts, random: np.random.Generator) -> Texts:
@@ -30,13 +30,12 @@ def _ambiguous(texts: Texts, random: np.random.Generator) -> Texts:
 
 def _other_details(texts: Texts, random: np.random.Generator) -> Texts:
     details = [concepts for _, *concepts in texts]
-    return [
-        [title, *details[c]] for (title, *_), c in zip(texts, _elsewhere(len(texts), random), strict=True)
-    ]
+    others = _derangement(len(texts), random)
+    return [[title, *details[c]] for (title, *_), c in zip(texts, others, strict=True)]
 
 
 def _shuffled_rows(texts: Texts, random: np.random.Generator) -> Texts:
-    return [texts[c] for c in _elsewhere(len(texts), random)]
+    return [texts[c] for c in _derangement(len(texts), random)]
 
 
 def _empty(texts: Texts, random: np.random.Generator) -> Texts:
@@ -83,14 +82,14 @@ EDITS: dict[str, Callable[[Texts, np.random.Generator], Texts]] = {
     "typing_errors": _typing_errors,
     "mirrored": _mirrored,
 }
-"""Name → what it makes of a prompt table's texts."""
+"""Name of an edit → its function."""
 
 
 def edited(texts: Texts, edit: str, *, seed: int = 0) -> Texts:
-    """A prompt table's texts (``PromptTable.segments``) after an edit by name; the same seed, the same words.
+    """Apply an edit by name to a prompt table's texts (``PromptTable.segments``); deterministic in ``seed``.
 
     Raises:
-        BipvlError: no such edit.
+        BipvlError: there is no such edit.
     """
     return choose("prompt edit", edit, EDITS)(texts, np.random.default_rng(seed))
 
@@ -103,8 +102,8 @@ def _text(text: str) -> str:
     return text.split(":", 1)[1].strip()
 
 
-def _elsewhere(count: int, random: np.random.Generator) -> list[int]:
-    """A random order in which nothing keeps its place (one alone must)."""
+def _derangement(count: int, random: np.random.Generator) -> list[int]:
+    """A random order in which no position keeps its index (unless there is only one)."""
     order = np.empty(count, int)
     cycle = random.permutation(count)
     order[cycle] = np.roll(cycle, 1)
