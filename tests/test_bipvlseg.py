@@ -17,7 +17,8 @@ from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg, TextState
 from bipvl.model.decoder import VisionUnet
 from bipvl.model.encoders import BACKBONES
 from bipvl.model.losses import Objective
-from bipvl.model.text import PromptTokens, load_backbone, load_tokenizer
+from bipvl.model.text import load_backbone, load_tokenizer
+from bipvl.model.tokens import PromptTokens
 
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
 KEY_BIASES = ("k_proj.bias", "attention.self.key.bias", "attention.k_lin.bias")
@@ -78,7 +79,7 @@ def test_the_segmentation_loss_alone_teaches_both_encoders_and_every_fusion(tiny
     """The decoder reads fused features; after the last image output only the text's own tail is left out."""
     model, tokens = tiny_bipvlseg(), tiny_tokens()
     model(volume_of(size=(24, 24, 16)), tokens).logits.square().mean().backward()
-    tail = tuple(f"fusions.1.{part}" for part in ("text_out", "final"))
+    tail = tuple(f"fusions.1.{part}" for part in ("text_out", "final_attn", "norm_final_attn"))
     heads = ("class_head", "visual_projection", "text_projection")
     idle = {n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-10}
     assert {n for n in idle if not n.endswith(KEY_BIASES) and not n.startswith((*tail, *heads))} == set()
@@ -163,7 +164,7 @@ def test_prediction_is_the_logits_however_the_prompts_come(tiny_bipvlseg, tiny_t
     model, volume = tiny_bipvlseg(), volume_of()
     model.tokenizer = tiny_tokenizer
     logits = model(volume, PROMPTS).logits
-    tokens, state = model.static_prompts(PROMPTS), model.encode_prompts(PROMPTS)
+    tokens, state = model.training_prompts(PROMPTS), model.encode_prompts(PROMPTS)
     assert isinstance(tokens, PromptTokens) and isinstance(state, TextState)
 
     def never(module: nn.Module, inputs: tuple) -> None:
@@ -272,7 +273,7 @@ def test_frozen_stages_are_a_fixed_function(tiny_bipvlseg, tiny_tokenizer):
 def test_frozen_text_is_computed_once_for_a_whole_training(tiny_bipvlseg, tiny_tokenizer):
     model = tiny_bipvlseg(frozen_stages=2)
     model.tokenizer = tiny_tokenizer
-    state = model.static_prompts(PROMPTS)
+    state = model.training_prompts(PROMPTS)
     assert isinstance(state, TextState) and not model.training  # asking changes no mode
     assert torch.equal(model(volume_of(), state).logits, model(volume_of(), PROMPTS).logits)
     for _ in range(2):  # the same state serves step after step
@@ -325,7 +326,8 @@ def test_created_around_a_pretrained_text_encoder(tmp_path, tiny_bipvlseg, tiny_
     theirs = load_backbone(str(folder)).embeddings.word_embeddings.weight
     assert torch.equal(model.text.embeddings.word_embeddings.weight, theirs)
     assert model(volume_of(), PROMPTS).text.isfinite().all()
-    assert torch.equal(*(model.static_prompts(PROMPTS).hidden for _ in range(2)))  # no dropout from the start
+    states = [model.training_prompts(PROMPTS).hidden for _ in range(2)]
+    assert torch.equal(*states)  # no dropout from the start
 
 
 def test_a_tokenizer_of_another_model_is_told(tmp_path, tiny_text_config, tiny_tokenizer):
@@ -440,7 +442,7 @@ def test_text_that_is_frozen_up_to_its_first_fusion_is_computed_once(tiny_bipvls
     for stages, frozen, static in [((2,), 2, False), ((2,), 3, True), ((), 2, False), ((), 3, True)]:
         model = tiny_bipvlseg(fused_stages=stages, frozen_stages=frozen)
         model.tokenizer = tiny_tokenizer
-        known = model.static_prompts(PROMPTS)
+        known = model.training_prompts(PROMPTS)
         assert isinstance(known, TextState) == static
         a, b = model(volume_of(), known), model(volume_of(), PROMPTS)
         assert torch.equal(a.text, b.text) and torch.equal(a.logits, b.logits)

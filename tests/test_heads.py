@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from bipvl.common.errors import BipvlError
 from bipvl.model.heads import PromptedHead, UniversalHead
 from bipvl.model.losses import segmentation_loss
-from bipvl.model.text import PromptTokens
+from bipvl.model.tokens import PromptTokens
 
 PROMPTED = {"head": "prompted"}
 UNIVERSAL = {"head": "universal", "fused_stages": (), "frozen_stages": 99}

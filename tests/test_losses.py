@@ -21,11 +21,14 @@ from bipvl.model.losses import (
     hard_negative_nce,
     info_nce,
     local_alignment_loss,
-    released_global_alignment_loss,
-    released_local_alignment_loss,
     repeatable_cross_entropy,
     segmentation_loss,
     unit,
+)
+from bipvl.model.released import (
+    objective_class,
+    released_global_alignment_loss,
+    released_local_alignment_loss,
 )
 
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
@@ -421,9 +424,8 @@ SETTINGS = {"noise": 0.3, "temperature": 0.6, "hard": 1}
 
 def alignment_of(output: SimpleNamespace, preset: object = "paper", **settings: float) -> tuple[dict, tuple]:
     """The named terms under these settings, and the noisy vectors that they were drawn with."""
-    objective = Objective(
-        terms=("segmentation", "alignment"), overlapping=False, preset=preset, **SETTINGS | settings
-    )
+    terms = ("segmentation", "alignment")
+    objective = objective_class(preset)(terms=terms, overlapping=False, **SETTINGS | settings)
     torch.manual_seed(3)
     _, losses = objective(output, torch.zeros(2, 1, 6, 6, 6))
     torch.manual_seed(3)
@@ -455,7 +457,7 @@ def test_easy_negatives_is_the_released_local_term_alone():
 
 @pytest.mark.parametrize("preset, penalty", [("paper", 0.5), ("released", 1.0), (["doubled_penalty"], 1.0)])
 def test_the_penalty_is_the_presets(preset, penalty):
-    objective = Objective(terms=ALL_TERMS, overlapping=False, preset=preset)
+    objective = objective_class(preset)(terms=ALL_TERMS, overlapping=False)
     for log_variance in objective.log_variances.values():
         log_variance.data.fill_(2.0)
     nothing = dict.fromkeys(ALL_TERMS, torch.tensor(0.0))

@@ -16,14 +16,16 @@ from transformers import BertConfig, BertForMaskedLM
 
 from bipvl.common.errors import BipvlError
 from bipvl.model.bipvlseg import BiPVLSeg
-from bipvl.model.losses import (
-    Objective,
-    class_embedding_loss,
+from bipvl.model.convert import convert
+from bipvl.model.losses import class_embedding_loss
+from bipvl.model.released import (
+    ReleasedBiPVLSeg,
+    ReleasedObjective,
+    RepeatingMerging,
     released_global_alignment_loss,
     released_local_alignment_loss,
 )
-from bipvl.model.released import RepeatingMerging, convert
-from bipvl.model.text import PromptTokens
+from bipvl.model.tokens import PromptTokens
 
 WIDTH, CLASSES, TEXTS, SHARED = 12, 5, 6, 128
 CHANNELS = [WIDTH * 2**n for n in range(5)]
@@ -253,13 +255,12 @@ def case(theirs: Theirs) -> SimpleNamespace:
 
 
 def released_model() -> BiPVLSeg:
-    return BiPVLSeg(
+    return ReleasedBiPVLSeg(
         in_channels=1,
         num_classes=CLASSES,
         text_config={"model_type": "bert", **TEXT},
         feature_size=WIDTH,
         fusion_width=32,
-        preset="released",
     ).eval()
 
 
@@ -292,8 +293,8 @@ def test_the_losses_are_theirs(case, theirs):
     assert torch.allclose(case.ours.visual[0], visual, atol=1e-4)
     assert torch.allclose(case.ours.text[0], text, atol=1e-4)
     of_classes, of_concepts = their_alignment(visual, text)
-    objective = Objective(
-        terms=("segmentation", "class_embedding", "alignment"), overlapping=False, preset="released", noise=0
+    objective = ReleasedObjective(
+        terms=("segmentation", "class_embedding", "alignment"), overlapping=False, noise=0
     )
     with torch.no_grad():
         total, losses = objective(case.ours, torch.zeros(1, 1, 96, 96, 96))

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
 from bipvl.common.errors import BipvlError
-from bipvl.model.text import (
-    HUB,
-    PAPER_CUT,
-    WEIGHTS,
-    PromptTokens,
-    TextEncoder,
-    cut_layers,
-    load_backbone,
-    load_tokenizer,
-    tokenize,
-)
+from bipvl.model.text import HUB, PAPER_CUT, WEIGHTS, TextEncoder, cut_layers, load_backbone, load_tokenizer
+from bipvl.model.tokens import PromptTokens, tokenize
 
 PROMPTS = [["Spleen in a CT image", "Shape: round"], ["Left kidney", "Location: below liver in a CT image"]]
 
@@ -70,7 +61,7 @@ def test_a_bag_of_words_does_not_know_their_order(family, tiny_text_config):
 
     def read(ids):
         tokens = PromptTokens.of(ids, torch.ones_like(ids))
-        hidden = encoder.eval().begin(tokens)
+        hidden = encoder.eval().embed(tokens)
         for n in (1, 2):
             hidden = encoder.stage(n, hidden, tokens.mask)
         return hidden
@@ -115,7 +106,7 @@ def test_the_stages_in_turn_are_the_whole_model(family, layers, stages, tiny_tex
     encoder.load_backbone(backbone)
     with torch.no_grad():
         whole = backbone(tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
-        hidden = encoder.begin(tokens)
+        hidden = encoder.embed(tokens)
         for n in range(1, stages + 1):
             hidden = encoder.stage(n, hidden, tokens.mask)
     assert torch.allclose(hidden[tokens.mask], whole[tokens.mask], atol=1e-5)
@@ -126,8 +117,8 @@ def test_padding_changes_nothing(family, tiny_text_config, tiny_tokens):
     encoder = TextEncoder(config=tiny_text_config(family), num_stages=2).eval()
     tokens, padded = tiny_tokens(classes=2), tiny_tokens(classes=2, pad=9)
     with torch.no_grad():
-        together, wide = encoder.begin(tokens), encoder.begin(padded)
-        alone = encoder.begin(
+        together, wide = encoder.embed(tokens), encoder.begin(padded)
+        alone = encoder.embed(
             PromptTokens.of(*(t[:1, :8] for t in (tokens.ids, tokens.mask, tokens.segment)))
         )
     assert tokens.mask[0].sum() == 8  # class 1 is longer
@@ -243,7 +234,7 @@ def test_the_offline_encoder_loads_and_tells_related_texts_from_others(minilm):
     encoder.load_backbone(backbone)
     tokens = tokenize(minilm, [["left kidney"], ["right kidney"], ["a jazz concert"]])
     with torch.no_grad():
-        hidden = encoder.begin(tokens)
+        hidden = encoder.embed(tokens)
         for n in range(1, 5):
             hidden = encoder.stage(n, hidden, tokens.mask)
     mean = torch.stack([h[m].mean(0) for h, m in zip(hidden, tokens.mask, strict=True)])

@@ -10,21 +10,26 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from bipvl.data.spec import load_spec
-from bipvl.engine.run import dataset_settings
-from bipvl.engine.train import Learner, make_objective
-from bipvl.engine.variants import VARIANTS, build_network
+from bipvl.engine.build import build_network, build_objective
+from bipvl.engine.profiles import dataset_settings
+from bipvl.engine.train import Learner
+from bipvl.engine.variants import VARIANTS
 from bipvl.model import bipvlseg
 from bipvl.model.baselines import BASELINES, Baseline
 from bipvl.model.checkpointing import checkpoint_activations
 from bipvl.model.losses import segmentation_loss
-from bipvl.model.text import PromptTokens
+from bipvl.model.tokens import PromptTokens
 
-NETWORKS = [n for n, v in VARIANTS.items() if not v.language or v.options or v.preset != "paper"]
+NETWORKS = [n for n, v in VARIANTS.items() if not v.language or v.options or v.deviations]
 NETWORKS.append("bipvlseg")
 """The others are BiPVL-Seg under another objective or with other prompts."""
 UNREACHED = {
     "universal": ("class_head.", "visual_projection.", "text_projection."),  # its objective is Dice and BCE
-    "departure-separate_concepts": ("fusions.3.final",),  # whose text output nothing reads
+    "deviation-separate_concepts": (
+        "fusions.3.final_attn",
+        "fusions.3.norm_final",
+        "fusions.3.text_out",
+    ),  # whose text output nothing reads
 }
 
 
@@ -54,7 +59,7 @@ def test_every_variant_trains_at_the_papers_size_on_a_device_that_is_not_here(
     monkeypatch.setattr(bipvlseg, "load_tokenizer", lambda source: ())
     spec, variant = load_spec(dataset), VARIANTS[name]
     network = build_network(variant, spec, dataset_settings("paper", spec))
-    objective = make_objective(variant, spec)
+    objective = build_objective(variant, spec)
     learner = Learner(network=network, objective=objective).to("meta").train()
     crop = dataset_settings("paper", spec)["crop"]
     volume = torch.zeros(1, len(spec.channels), *crop, device="meta")
@@ -116,7 +121,7 @@ def test_every_compared_network_learns_with_all_its_parameters_and_is_saved_whol
 @pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.objective or len(v.terms) == 2])
 def test_every_objective_has_its_terms_and_teaches_the_decoder(name, tiny_bipvlseg, tiny_tokens):
     variant, network = VARIANTS[name], tiny_bipvlseg(num_classes=5)
-    objective = make_objective(variant, load_spec("mmwhs_ct"))
+    objective = build_objective(variant, load_spec("mmwhs_ct"))
     target = torch.randint(0, 6, (1, 1, 16, 16, 24))
     total, losses = objective(network(torch.randn(1, 1, 16, 16, 24), tiny_tokens(classes=5)), target)
     total.backward()

@@ -1,37 +1,38 @@
-"""Variants: a named network with its objective, built for a dataset at a profile's scale."""
+"""The variants: named networks with their objectives. ``build.py`` makes them."""
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bipvl.common.errors import BipvlError
 from bipvl.common.lookup import choose
 from bipvl.data.prompt_edits import EDITS, Texts, edited
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec
-from bipvl.model.deviations import DEPARTURES
-
-if TYPE_CHECKING:  # the names alone must not cost the import of torch
-    from torch import nn
+from bipvl.model.deviations import DEVIATIONS, PRESETS
 
 
 @dataclass(frozen=True)
 class Variant:
-    """``terms`` are the objective's; ``language`` tells whether the network reads prompts.
+    """A network with its objective, under one name.
 
-    ``preset`` and ``options`` are arguments of ``BiPVLSeg`` and go before the profile's, ``objective`` of
-    ``Objective``. ``prompts`` is the edit of the texts (``bipvl.data.prompt_edits``) that it is trained and
-    tested with, ``share`` that of the training cases that it sees. A network without language is a baseline
-    by name (``network``, or the variant's own).
+    Attributes:
+        name: of run folders, studies and commands.
+        title: for figures and tables.
+        terms: of the objective.
+        language: whether the network reads prompts.
+        deviations: from the paper (``bipvl.model.deviations``).
+        options: arguments of ``BiPVLSeg``; they override the profile's.
+        objective: arguments of ``Objective``.
+        prompts: the edit (``bipvl.data.prompt_edits``) of the texts that it is trained and tested with.
+        share: of the training cases that it sees.
+        network: name of the baseline, for a network without language; default: the variant's name.
     """
 
     name: str
     title: str
     terms: tuple[str, ...] = ("segmentation",)
     language: bool = False
-    preset: str | tuple[str, ...] = "paper"
+    deviations: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
     prompts: str = "full"
@@ -40,8 +41,10 @@ class Variant:
 
 
 EVERY_STAGE = 99
-"""More text stages than there are: all frozen."""
+"""More text stages than exist: freeze all of them."""
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
+MEAN_ATLAS = "mean_atlas"
+"""Name, in place of a variant's, of the majority label of the training cases; it has no training."""
 
 
 TEXT_ENCODERS = {
@@ -52,12 +55,12 @@ TEXT_ENCODERS = {
 }
 
 
-def _bipvlseg(name: str, title: str, preset: str | tuple[str, ...] = "paper", **options: Any) -> Variant:
-    return Variant(name, title, ALL_TERMS, language=True, preset=preset, options=options)
+def _bipvlseg(name: str, title: str, deviations: tuple[str, ...] = (), **options: Any) -> Variant:
+    return Variant(name, title, ALL_TERMS, language=True, deviations=deviations, options=options)
 
 
 def _trained_with(name: str, title: str, *terms: str, **objective: Any) -> Variant:
-    """BiPVL-Seg under another objective; terms beside the segmentation's."""
+    """BiPVL-Seg with another objective: ``terms`` besides the segmentation's."""
     return Variant(name, title, ("segmentation", *terms), language=True, objective=objective)
 
 
@@ -65,7 +68,7 @@ VARIANTS = {
     v.name: v
     for v in (
         _bipvlseg("bipvlseg", "BiPVL-Seg"),
-        _bipvlseg("bipvlseg-released", "BiPVL-Seg, as released", preset="released"),
+        _bipvlseg("bipvlseg-released", "BiPVL-Seg, as released", deviations=PRESETS["released"]),
         _bipvlseg("bipvlseg-prompted", "BiPVL-Seg, prompted head", head="prompted"),
         _bipvlseg("bipvlseg-swin_unetr", "BiPVL-Seg on SwinUNETR", backbone="swin_unetr"),
         _bipvlseg("bipvlseg-conv", "BiPVL-Seg on convolutions", backbone="conv"),
@@ -76,10 +79,10 @@ VARIANTS = {
         _bipvlseg("stage_2", "Fusion at stage 2 alone", fused_stages=(2,)),
         _bipvlseg("stage_3", "Fusion at stage 3 alone", fused_stages=(3,)),
         _bipvlseg("late_fusion", "Late fusion (last stage alone)", fused_stages=(-1,)),
-        _bipvlseg("no_residual", "No residual around BiFusion", preset=("erasing_fusion",)),
+        _bipvlseg("no_residual", "No residual around BiFusion", deviations=("erasing_fusion",)),
         *(
-            _bipvlseg(f"departure-{name}", f"Departure: {name.replace('_', ' ')}", preset=(name,))
-            for name in DEPARTURES
+            _bipvlseg(f"deviation-{name}", f"Deviation: {name.replace('_', ' ')}", deviations=(name,))
+            for name in DEVIATIONS
             if name != "erasing_fusion"  # the variant no_residual
         ),
         *(_bipvlseg(f"text-{name}", title, text=name) for name, title in TEXT_ENCODERS.items()),
@@ -135,70 +138,21 @@ VARIANTS |= {
 
 
 def get_variant(name: str) -> Variant:
-    """A variant by name; an unknown one is a BipvlError that lists the near ones."""
+    """A variant by name.
+
+    Raises:
+        BipvlError: an unknown name; the message lists the nearest ones.
+    """
     return choose("variant", name, VARIANTS)
-
-
-def prompt_texts(variant: Variant, spec: DatasetSpec) -> Texts:
-    """N × (K + 1) texts that a variant is trained and tested with on a dataset."""
-    return edited(default_prompts(spec).segments(), variant.prompts)
-
-
-def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> "nn.Module":
-    """A new network for a dataset with a profile's ``network`` and ``language`` settings."""
-    from bipvl.model.baselines import Baseline
-    from bipvl.model.bipvlseg import BiPVLSeg
-
-    if not variant.language:
-        return Baseline(
-            name=variant.network or variant.name,
-            in_channels=len(spec.channels),
-            out_channels=spec.out_channels,
-            crop=settings["crop"],
-            **settings["network"],
-        )
-    return BiPVLSeg.create(**bipvlseg_arguments(variant, spec, settings))
-
-
-def bipvlseg_arguments(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``BiPVLSeg.create`` for a variant that reads prompts."""
-    return {
-        "in_channels": len(spec.channels),
-        "num_classes": spec.num_classes,
-        "background": not spec.overlapping,
-        "preset": variant.preset,
-        **settings["network"],
-        **settings["language"],
-        **variant.options,
-    }
-
-
-def load_network(variant: Variant, folder: str | Path) -> "nn.Module":
-    """The network that a run saved in its ``model/`` folder; one that is damaged is a BipvlError."""
-    from bipvl.model.baselines import Baseline
-    from bipvl.model.bipvlseg import BiPVLSeg
-
-    try:
-        network = (BiPVLSeg if variant.language else Baseline).from_pretrained(folder)
-        if variant.language and network.tokenizer is None:
-            raise ValueError("its tokenizer is missing")
-        return network
-    except Exception as error:  # json, safetensors, torch and the networks each raise their own
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise BipvlError(
-            f"{folder} holds no network of {variant.title} that can be loaded ({reason}); restore the "
-            "folder, or delete the run and train it anew"
-        ) from error
-
-
-MEAN_ATLAS = "mean_atlas"
-"""The variant's name of what the training cases' majority label scores; it has no training and one seed."""
 
 
 def variant_title(name: str) -> str:
     """What a variant is called in figures and tables."""
-    from bipvl.engine.variants import VARIANTS
-
     if name == MEAN_ATLAS:
         return "Mean atlas"
     return VARIANTS[name].title if name in VARIANTS else name
+
+
+def prompt_texts(variant: Variant, spec: DatasetSpec) -> Texts:
+    """The N × (K + 1) texts that a variant is trained and tested with on a data set."""
+    return edited(default_prompts(spec).segments(), variant.prompts)

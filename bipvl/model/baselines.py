@@ -1,6 +1,6 @@
-"""The compared networks that see the image alone, each by its name (paper, comparison); all are MONAI's.
+"""The compared vision-only networks by name (paper, comparison); all are MONAI's.
 
-Their widths follow the profile's feature size: at the paper's 48 they are those of the authors' comparison.
+Their widths follow the profile's feature size: at the paper's 48 they equal the authors' comparison.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +21,11 @@ from monai.networks.nets import (
 from torch import Tensor, nn
 
 from bipvl.common.lookup import choose
-
-from .decoder import VisionUnet
+from bipvl.model.decoder import VisionUnet
 
 
 @dataclass(frozen=True)
-class Size:
+class NetworkSize:
     """A profile's ``network`` settings and its crop (voxels a side)."""
 
     feature_size: int
@@ -37,16 +36,16 @@ class Size:
 
     @property
     def width(self) -> int:
-        """Channels of a convolution network's first level: 16 where the Swin transformer has 48."""
+        """Channels of a convolution network's first level: 16 if the Swin transformer has 48."""
         return self.feature_size // 3
 
     def levels(self, first: int) -> list[int]:
-        """Channels of a convolution network with as many halvings as the Swin transformer has stages."""
+        """Channels per level of a convolution network that halves as often as the Swin transformer."""
         return [first * 2**n for n in range(len(self.depths) + 1)]
 
 
-def _backbone(name: str) -> Callable[[int, int, Size], nn.Module]:
-    def build(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _backbone(name: str) -> Callable[[int, int, NetworkSize], nn.Module]:
+    def build(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
         return VisionUnet(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -60,18 +59,18 @@ def _backbone(name: str) -> Callable[[int, int, Size], nn.Module]:
     return build
 
 
-def _unet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _unet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     channels = size.levels(size.width)
     return UNet(3, in_channels, out_channels, channels, [2] * (len(channels) - 1), num_res_units=2)
 
 
-def _attention_unet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _attention_unet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     channels = size.levels(size.width)
     return AttentionUnet(3, in_channels, out_channels, channels, [2] * (len(channels) - 1))
 
 
 class _First(nn.Module):
-    """The first of a network's outputs, where it gives a list (UNet++'s deepest column)."""
+    """The first output of a network that returns a list (UNet++: the deepest column)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -81,32 +80,32 @@ class _First(nn.Module):
         return self.network(volume)[0]
 
 
-def _unet_plus_plus(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _unet_plus_plus(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     w = 2 * size.width
     network = BasicUNetPlusPlus(3, in_channels, out_channels, (w, w, 2 * w, 4 * w, 8 * w, w))
     for head in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
-        setattr(network, head, nn.Identity())  # of deep supervision, which nobody uses here
+        setattr(network, head, nn.Identity())  # outputs for deep supervision, not used here
     return _First(network)
 
 
-def _segresnet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _segresnet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     norm = ("GROUP", {"num_groups": gcd(8, size.width)})
     return SegResNet(
         3, init_filters=size.width, in_channels=in_channels, out_channels=out_channels, norm=norm
     )
 
 
-def _dynunet(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _dynunet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     filters = [min(channels, 320) for channels in size.levels(2 * size.width)]
     halvings = [2] * (len(filters) - 1)
     kernels = [3] * len(filters)
     network = DynUNet(3, in_channels, out_channels, kernels, [1, *halvings], halvings, filters=filters)
     for twice in ("input_block", "downsamples", "bottleneck", "upsamples"):
-        delattr(network, twice)  # it runs, and registers, them through its skip layers too
+        delattr(network, twice)  # also registered, and run, as part of the skip layers
     return network
 
 
-def _unetr(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _unetr(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     hidden = 16 * size.feature_size
     network = UNETR(
         in_channels,
@@ -117,11 +116,11 @@ def _unetr(in_channels: int, out_channels: int, size: Size) -> nn.Module:
         mlp_dim=4 * hidden,
     )
     for block in network.vit.blocks:
-        block.norm_cross_attn = nn.Identity()  # MONAI makes it for a cross-attention that is not there
+        block.norm_cross_attn = nn.Identity()  # for a cross-attention that this network does not have
     return network
 
 
-def _mednext(in_channels: int, out_channels: int, size: Size) -> nn.Module:
+def _mednext(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     return MedNeXt(
         3,
         init_filters=2 * size.width,
@@ -135,7 +134,7 @@ def _mednext(in_channels: int, out_channels: int, size: Size) -> nn.Module:
     )
 
 
-BASELINES: dict[str, Callable[[int, int, Size], nn.Module]] = {
+BASELINES: dict[str, Callable[[int, int, NetworkSize], nn.Module]] = {
     "unet": _unet,
     "attention_unet": _attention_unet,
     "unet_plus_plus": _unet_plus_plus,
@@ -147,26 +146,31 @@ BASELINES: dict[str, Callable[[int, int, Size], nn.Module]] = {
     "swin_unetr_v2": _backbone("swin_unetr_v2"),
     "conv_unet": _backbone("conv"),
 }
-"""Name → builder from in_channels, out_channels and size."""
+"""Name → builder, which takes in_channels, out_channels and size."""
 
 
 class Baseline(nn.Module, PyTorchModelHubMixin):
-    """A network that sees the image alone, saved and loaded like BiPVL-Seg.
+    """A vision-only network, saved and loaded like BiPVL-Seg.
 
-    ``settings`` are the fields of :class:`Size`. Raises BipvlError for an unknown name.
+    Args:
+        name: one of ``BASELINES``.
+        settings: the fields of :class:`NetworkSize`.
+
+    Raises:
+        BipvlError: an unknown name.
     """
 
     def __init__(self, *, name: str, in_channels: int, out_channels: int, **settings: Any) -> None:
         super().__init__()
         build = choose("network", name, BASELINES)
-        self.network = build(in_channels, out_channels, Size(**settings))
+        self.network = build(in_channels, out_channels, NetworkSize(**settings))
 
     def forward(self, volume: Tensor, prompts: object = None) -> Tensor:
-        """B × M × H × W × D → logits B × C × H × W × D; prompts are not looked at."""
+        """B × M × H × W × D → logits B × C × H × W × D; the prompts are ignored."""
         return self.network(volume)
 
     predict = forward
 
     @classmethod
     def _from_pretrained(cls, **kwargs: Any) -> Self:
-        return super()._from_pretrained(**kwargs | {"strict": True})  # no tensor stays random in silence
+        return super()._from_pretrained(**kwargs | {"strict": True})  # a missing tensor is an error

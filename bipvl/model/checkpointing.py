@@ -1,4 +1,4 @@
-"""Activation checkpointing: less memory in training for one more forward pass of the blocks."""
+"""Activation checkpointing: less memory in training, at the cost of a second forward pass per block."""
 
 from functools import partial
 
@@ -8,15 +8,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .bifusion import BiFusion
+from bipvl.model.bifusion import BiFusion
 
 BLOCKS = (SwinTransformerBlock, UnetResBlock, GradientCheckpointingLayer, BiFusion)
 
 
 def checkpoint_activations(network: nn.Module) -> int:
-    """Make every block of a network recompute its activations in the backward pass; returns their number.
+    """Make every block of a network recompute its activations in the backward pass.
 
-    Outputs, gradients and the names of parameters stay as they are.
+    Outputs, gradients and parameter names stay the same. Returns the number of blocks.
     """
     blocks = [module for module in network.modules() if isinstance(module, BLOCKS)]
     for block in blocks:

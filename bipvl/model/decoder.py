@@ -1,17 +1,20 @@
-"""SwinUNETR's convolution decoder for any number of stages, and the network without language around it."""
+"""SwinUNETR's convolution decoder for any number of stages, and the vision-only network that uses it."""
 
 from collections.abc import Sequence
 
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
-from .encoders import VisionEncoder, make_encoder
+from bipvl.model.encoders import VisionEncoder, make_encoder
 
 
 class UnetrDecoder(nn.Module):
-    """Features v₀ … v_S and the volume itself → logits; composed of MONAI's SwinUNETR blocks.
+    """Decode features v₀ … v_S and the volume itself, with the blocks of MONAI's SwinUNETR.
 
-    Without ``out_channels`` it gives its last features, of ``channels[0]`` channels, for another head.
+    Args:
+        in_channels: image channels M.
+        out_channels: C; None: return the last features, with ``channels[0]`` channels, for another head.
+        channels: of v₀ … v_S.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int | None, channels: Sequence[int]) -> None:
@@ -40,7 +43,7 @@ class UnetrDecoder(nn.Module):
         return self.ascend(volume, features, self.bottleneck(features[-1]))
 
     def ascend(self, volume: Tensor, features: Sequence[Tensor], x: Tensor) -> Tensor:
-        """As :meth:`forward`, from the bottleneck block's output ``x`` = bottleneck(v_S) on."""
+        """The same, starting from the output ``x`` = bottleneck(v_S) of the bottleneck block."""
         skips = [self.input_block(volume)]
         skips += [block(v) for block, v in zip(self.skip_blocks, features, strict=False)]
         skips.append(features[-2])
@@ -50,7 +53,7 @@ class UnetrDecoder(nn.Module):
 
 
 def encode(encoder: VisionEncoder, volume: Tensor) -> list[Tensor]:
-    """The encoder without language: features v₀ … v_S as the decoder takes them."""
+    """Run a vision encoder without text: features v₀ … v_S as the decoder takes them."""
     x = encoder.embed(volume)
     features = [encoder.feature(x)]
     for n in range(1, encoder.num_stages + 1):
@@ -60,7 +63,7 @@ def encode(encoder: VisionEncoder, volume: Tensor) -> list[Tensor]:
 
 
 class VisionUnet(nn.Module):
-    """A backbone and the decoder; with four Swin stages it computes what MONAI's SwinUNETR (V2) does."""
+    """A vision encoder and the decoder; with four Swin stages it equals MONAI's SwinUNETR (V2)."""
 
     def __init__(
         self,

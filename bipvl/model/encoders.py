@@ -1,4 +1,4 @@
-"""Vision encoders that can be walked stage by stage: text enters between stages (paper, network)."""
+"""Vision encoders that run stage by stage, so that text can enter between stages (paper, network)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from bipvl.common.lookup import choose
 
 
 def channel_norm(x: Tensor) -> Tensor:
-    """LayerNorm over the channels of B × c × h × w × d, without parameters (SwinUNETR's skip features)."""
+    """LayerNorm over the channels of B × c × h × w × d, without parameters, as in SwinUNETR."""
     return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
 
 
 class VisionEncoder(nn.Module, ABC):
     """S stages, each of which halves the size and doubles the channels.
 
-    Stage n gives B × ``channels[n]`` × H/2ⁿ⁺¹ × W/2ⁿ⁺¹ × D/2ⁿ⁺¹; n = 0 is the embedding. Between stages
-    stands ``bridge``; BiFusion takes its output. ``feature`` is what a decoder is given of a stage.
+    The output of stage n is B × ``channels[n]`` × H/2ⁿ⁺¹ × W/2ⁿ⁺¹ × D/2ⁿ⁺¹; stage 0 is the embedding. Between
+    stages comes ``bridge``, whose output BiFusion takes. ``feature`` prepares an output for the decoder.
     """
 
     def __init__(self, *, feature_size: int, num_stages: int) -> None:
@@ -31,12 +31,16 @@ class VisionEncoder(nn.Module, ABC):
         self.divisor = 2 ** (num_stages + 1)
 
     def embed(self, volume: Tensor) -> Tensor:
-        """B × M × H × W × D → B × c₀ × H/2 × W/2 × D/2. ValueError for a size that cannot be halved."""
+        """B × M × H × W × D → B × c₀ × H/2 × W/2 × D/2.
+
+        Raises:
+            ValueError: a side cannot be halved often enough.
+        """
         size = tuple(volume.shape[2:])
         if any(side % self.divisor for side in size) or max(size) <= self.divisor:
             raise ValueError(
-                f"the volume is {size} voxels; with {self.num_stages} stages each side must be divisible by "
-                f"{self.divisor} and one be longer: a single bottleneck voxel cannot be instance-normalised"
+                f"the volume has {size} voxels; with {self.num_stages} stages each side must be divisible by "
+                f"{self.divisor} and one must be longer: one bottleneck voxel cannot be instance-normalised"
             )
         return self._embed(volume)
 
@@ -48,11 +52,11 @@ class VisionEncoder(nn.Module, ABC):
         """Stage n = 1 … S: B × cₙ₋₁ × … → B × cₙ × half the size."""
 
     def bridge(self, n: int, x: Tensor) -> Tensor:
-        """What stands before stage n + 1, at the same shape; nothing unless an encoder says so."""
+        """What comes before stage n + 1, with the same shape; by default nothing."""
         return x
 
     def feature(self, x: Tensor) -> Tensor:
-        """What the decoder is given of a stage's output, at the same shape; the output itself by default."""
+        """A stage's output as the decoder takes it, with the same shape; by default unchanged."""
         return x
 
 
@@ -74,7 +78,7 @@ class SwinEncoder(VisionEncoder):
             raise ValueError(f"feature_size is {feature_size}; it must be divisible by 12")
         if len(depths) != len(num_heads) or not 1 <= len(depths) <= 4:
             raise ValueError(
-                f"depths {depths} and num_heads {num_heads} must have one entry a stage, 1 to 4 stages"
+                f"depths {depths} and num_heads {num_heads} must have one entry per stage, for 1 to 4 stages"
             )
         super().__init__(feature_size=feature_size, num_stages=len(depths))
         self.swin = SwinTransformer(
@@ -86,9 +90,9 @@ class SwinEncoder(VisionEncoder):
             num_heads=num_heads,
             use_v2=v2,
             downsample=merging,
-            use_flash_attention=True,  # MONAI takes it where no gradient is needed
+            use_flash_attention=True,  # MONAI uses it only when no gradient is needed
         )
-        for module in self.swin.modules():  # a constant of the window size has no place in a checkpoint
+        for module in self.swin.modules():  # a constant, which does not belong in a checkpoint
             if isinstance(module, WindowAttention):
                 module.register_buffer(
                     "relative_position_index", module.relative_position_index, persistent=False
@@ -111,7 +115,7 @@ class SwinEncoder(VisionEncoder):
 
 
 class ConvEncoder(VisionEncoder):
-    """A residual convolution encoder of MONAI's ``UnetResBlock``; ``depths`` counts the blocks of a stage."""
+    """A residual convolution encoder of MONAI's ``UnetResBlock``; ``depths`` are the blocks per stage."""
 
     def __init__(self, *, in_channels: int, feature_size: int, depths: Sequence[int]) -> None:
         super().__init__(feature_size=feature_size, num_stages=len(depths))
@@ -156,7 +160,7 @@ def make_encoder(
     window_size: int,
     merging: str | type[nn.Module] = "merging",
 ) -> VisionEncoder:
-    """A vision encoder by name. Heads, window and patch merging mean something to the Swin ones alone.
+    """A vision encoder by name; only the Swin encoders use heads, window size and patch merging.
 
     Raises:
         BipvlError: no such backbone.

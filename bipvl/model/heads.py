@@ -1,25 +1,39 @@
-"""What turns the decoder's features into a logit a class, where it is not one convolution for all."""
+"""Heads: turn the decoder's features into one logit per class, in other ways than the paper's convolution."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bipvl.common.lookup import choose
+
+HEADS = {
+    "channels": "the paper's convolution: prompt row c guides, and channel c is class c by its position",
+    "universal": "a compared method: class texts generate the last convolutions; the background's logit is 0",
+    "prompted": "beyond the paper: prompt row c makes channel c, so rows may be new classes, in any order",
+}
+"""What turns the decoder's features into one logit per class."""
+
 WIDTH = 8
-"""Channels that each class's own convolutions work on, as published."""
+"""Channels of the convolutions that a class text generates, as published."""
 CONTROLLER = 256
-"""Width of the image's and of the text's part of what decides those convolutions, as published."""
+"""Width of the image's and of the text's part of the input that generates them, as published."""
 
 SIMILARITY = 64
-"""Width in which voxels and texts are compared."""
+"""Width of the space in which voxels and texts are compared."""
 SCALE = 10.0
-"""Of the similarities at the start: then −10 to 10, enough to tell classes apart."""
+"""Initial factor of the similarities: logits from −10 to 10 can separate classes."""
 
 
 class UniversalHead(nn.Module):
     """The head of the CLIP-Driven Universal Model (Liu et al., ICCV 2023), a compared method.
 
-    A class's text vector and the image's pooled bottleneck make the weights of three 1 × 1 × 1 convolutions,
-    which give that class's logit: ``text_dim`` wide text, ``channels`` of features, ``bottleneck`` of it.
+    A class's text vector and the pooled bottleneck generate the weights of three 1 × 1 × 1 convolutions,
+    which compute the class's logit.
+
+    Args:
+        channels: of the decoder's features.
+        bottleneck: channels of the bottleneck.
+        text_dim: width of a text vector.
     """
 
     def __init__(self, *, channels: int, bottleneck: int, text_dim: int) -> None:
@@ -54,10 +68,10 @@ class UniversalHead(nn.Module):
 
 
 class PromptedHead(nn.Module):
-    """A logit is the scaled cosine similarity of a voxel's features and a class's fused text (issue 6).
+    """A logit is the scaled cosine similarity of a voxel's features and a class's fused text.
 
-    No weight belongs to a class: row c of the texts makes channel c. The background, where there is one
-    channel for it, is a vector that is learnt. Without it ``bias`` says how similar is enough.
+    No weight belongs to a class: row c of the texts makes channel c. The background, if it has a channel, is
+    a learnt vector; without that channel a learnt ``bias`` decides how similar is enough.
     """
 
     def __init__(self, *, channels: int, text_dim: int, background: bool) -> None:
@@ -81,3 +95,19 @@ class PromptedHead(nn.Module):
 
 def _groups(channels: int) -> int:
     return next(n for n in (16, 12, 8, 6, 4, 3, 2, 1) if channels % n == 0)
+
+
+def make_head(
+    name: str, *, channels: int, bottleneck: int, text_dim: int, background: bool
+) -> nn.Module | None:
+    """A head by name; None for ``channels``, which is the decoder's own convolution.
+
+    Raises:
+        BipvlError: an unknown name.
+    """
+    choose("head", name, HEADS)
+    if name == "universal":
+        return UniversalHead(channels=channels, bottleneck=bottleneck, text_dim=text_dim)
+    if name == "prompted":
+        return PromptedHead(channels=channels, text_dim=text_dim, background=background)
+    return None

@@ -1,13 +1,11 @@
-"""The objective of BiPVL-Seg (paper, objective): pure functions and one weighting module."""
+"""The objective of BiPVL-Seg (paper, objective): pure loss functions, and the modules that combine them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from bipvl.model.deviations import departures
 
 TEMPERATURE = 0.2
 NOISE = 0.01
@@ -17,12 +15,13 @@ HARD_NEGATIVES = 3
 def segmentation_loss(
     logits: Tensor, target: Tensor, *, overlapping: bool, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Dice + cross-entropy for one label a voxel, Dice (squared) + BCE for overlapping labels.
+    """Dice + cross-entropy; for overlapping labels Dice (squared) + binary cross-entropy.
 
     Args:
         logits: B × C × H × W × D.
-        target: B × 1 × H × W × D class index, or B × C × H × W × D binary where ``overlapping``.
-        class_weights: C weights of the cross-entropy (of a class's own voxels in BCE); all 1 in the paper.
+        target: B × 1 × H × W × D class indices, or B × C × H × W × D binary masks if ``overlapping``.
+        class_weights: C weights of the cross-entropy (of a class's own voxels in the binary one); the paper
+            has none.
     """
     from monai.losses import DiceLoss
 
@@ -36,7 +35,10 @@ def segmentation_loss(
 
 
 def _cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over samples of each one's (weighted) mean over voxels: no sample's share hangs on the others."""
+    """Mean over samples of each sample's (weighted) mean over voxels.
+
+    So a sample counts the same whatever the other samples of its batch hold.
+    """
     if weights is None:
         return repeatable_cross_entropy(logits, classes)
     loss = repeatable_cross_entropy(logits, classes, weight=weights, reduction="none").flatten(1)
@@ -46,10 +48,12 @@ def _cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor | None) -> T
 def repeatable_cross_entropy(
     logits: Tensor, classes: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Torch's cross-entropy over axis 1; where determinism is demanded, made of parts that have it on a GPU.
+    """Cross-entropy over axis 1 of logits B × C × …, for classes B × ….
 
-    Logits B × C × …, classes B × …, ``weight`` C, which only
-    the reduction ``none`` takes: torch's weighted mean is another.
+    If torch must use deterministic algorithms, it is built from operations that have one on a GPU.
+
+    Args:
+        weight: C weights; only with ``reduction="none"``, since torch's weighted mean is another one.
     """
     if not torch.are_deterministic_algorithms_enabled():
         return F.cross_entropy(logits, classes, weight=weight, reduction=reduction)
@@ -59,7 +63,7 @@ def repeatable_cross_entropy(
 
 
 def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
-    """Cross-entropy of E (B × C × g³) with the arg-max class of the decoder's logits on the g³ grid.
+    """Cross-entropy of the class embeddings E (B × C × g³) with the decoder's arg-max class on the g³ grid.
 
     No gradient flows into the decoder: its logits are the target.
     """
@@ -69,57 +73,65 @@ def class_embedding_loss(class_logits: Tensor, logits: Tensor) -> Tensor:
 
 
 def info_nce(similarity: Tensor) -> Tensor:
-    """Symmetric InfoNCE of B × N × N similarities, temperature applied; the matches are the diagonal."""
+    """Symmetric InfoNCE of similarities B × N × N, already divided by the temperature.
+
+    The matching pairs are on the diagonal.
+    """
     rows = similarity.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
     columns = similarity.log_softmax(-2).diagonal(dim1=-2, dim2=-1)
     return -(rows.mean() + columns.mean()) / 2
 
 
 def hard_negative_nce(similarity: Tensor, hard: int | None = HARD_NEGATIVES) -> Tensor:
-    """Symmetric InfoNCE against the ``hard`` most similar wrong classes only; all where fewer exist, or None.
+    """Symmetric InfoNCE against the ``hard`` most similar wrong classes only.
 
-    −log( e^{s_cc} / (e^{s_cc} + Σ_{j ∈ hard(c)} e^{s_cj}) ), mean over classes, both directions.
+    −log( e^{s_cc} / (e^{s_cc} + Σ_{j ∈ hard(c)} e^{s_cj}) ), mean over classes and both directions. All wrong
+    classes count if there are fewer than ``hard``, or if it is None.
     """
     return (_hard_rows(similarity, hard) + _hard_rows(similarity.transpose(-2, -1), hard)) / 2
 
 
 def _hard_rows(similarity: Tensor, hard: int | None) -> Tensor:
     classes = similarity.shape[-1]
-    positive = similarity.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # ... × N × 1
+    positive = similarity.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # … × N × 1
     diagonal = torch.eye(classes, dtype=torch.bool, device=similarity.device)
-    wrong = similarity.masked_fill(diagonal, -torch.inf)
+    wrong = similarity.masked_fill(diagonal, -torch.inf)  # … × N × N
     count = classes - 1 if hard is None else min(hard, classes - 1)
-    negatives = wrong.topk(count, dim=-1).values
+    negatives = wrong.topk(count, dim=-1).values  # … × N × count
     return (torch.cat([positive, negatives], -1).logsumexp(-1, keepdim=True) - positive).mean()
 
 
 def unit(x: Tensor, noise: float) -> Tensor:
-    """Length 1 along the last axis, after Gaussian noise of standard deviation ``noise``.
+    """Normalise to length 1 along the last axis, after adding Gaussian noise of standard deviation ``noise``.
 
-    All samples of a batch B × … get the same noise, so that it is the same whatever process has which sample.
+    All samples of a batch B × … get the same noise, so that it does not depend on which process has which
+    sample.
     """
     return F.normalize(x + noise * torch.randn_like(x[:1]) if noise else x, dim=-1)
 
 
 def class_summary(visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
-    """The global text vectors, … × N × D: each class's texts, weighted by how well they match its image.
+    """The global text vectors … × N × D: a class's texts, weighted by similarity to its image vector.
 
-    ``visual`` … × N × D and ``text`` … × N × (K + 1) × D, unit length, as is the result.
+    Args:
+        visual: … × N × D, unit length.
+        text: … × N × (K + 1) × D, unit length.
+        temperature: of the softmax over the texts of a class.
     """
-    match = torch.einsum("...kd,...d->...k", text, visual)
-    weight = (match / temperature).softmax(-1)
+    similarity = torch.einsum("...kd,...d->...k", text, visual)  # … × N × (K + 1)
+    weight = (similarity / temperature).softmax(-1)
     return F.normalize(torch.einsum("...k,...kd->...d", weight, text), dim=-1)
 
 
 def global_alignment_loss(visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
-    """Class level: each class's summary of its texts against all classes.
+    """Class level: the summary of each class's texts against the image vectors of all classes.
 
     Args:
         visual: B × N × D, unit length.
         text: B × N × (K + 1) × D, unit length.
-        temperature: of all similarities, the weights' softmax over the concepts included.
+        temperature: of all similarities, also of the weights over the concepts.
     """
-    summary = class_summary(visual, text, temperature=temperature)
+    summary = class_summary(visual, text, temperature=temperature)  # B × N × D
     return info_nce(summary @ visual.transpose(-2, -1) / temperature)
 
 
@@ -128,51 +140,26 @@ def local_alignment_loss(
 ) -> Tensor:
     """Concept level: each of the K + 1 texts against its hard negatives, mean over the texts.
 
-    ``visual`` B × N × D and ``text`` B × N × (K + 1) × D, unit length.
+    Args:
+        visual: B × N × D, unit length.
+        text: B × N × (K + 1) × D, unit length.
+        temperature: of all similarities.
+        hard: number of hard negatives; None: all wrong classes.
     """
-    similarity = torch.einsum("bnkd,bmd->bknm", text, visual) / temperature
+    similarity = torch.einsum("bnkd,bmd->bknm", text, visual) / temperature  # B × (K + 1) × N × N
     return hard_negative_nce(similarity, hard)
 
 
-def released_global_alignment_loss(
-    visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE, noise: float = NOISE
-) -> Tensor:
-    """The released code's class level: weights over the classes of a concept, not over a class's concepts.
-
-    Args:
-        visual: B × N × D, projected, not normalised.
-        text: B × N × (K + 1) × D, projected, not normalised: the longer vector weighs more.
-    """
-    match = torch.einsum("bnkd,bnd->bnk", unit(text, 0), unit(visual, 0))
-    summary = torch.einsum("bnk,bnkd->bnd", match.softmax(1), text)
-    return info_nce(unit(summary, noise) @ unit(visual, noise).transpose(-2, -1) / temperature)
-
-
-def released_local_alignment_loss(
-    visual: Tensor, text: Tensor, *, temperature: float = TEMPERATURE
-) -> Tensor:
-    """The released code's concept level: log of all classes' share plus the three *least* similar, the right
-    class not excluded; its floor is log 3 − 1. Shapes as in ``local_alignment_loss``; N ≥ 3.
-    """
-    similarity = torch.einsum("bnkd,bmd->bknm", text, visual)
-
-    def rows(s: Tensor) -> Tensor:
-        positive = (s / temperature).log_softmax(-1).diagonal(dim1=-2, dim2=-1)
-        easiest = s.topk(HARD_NEGATIVES, dim=-1, largest=False).values
-        return (easiest.logsumexp(-1) - positive).mean()
-
-    return (rows(similarity) + rows(similarity.transpose(-2, -1))) / 2
-
-
 class UncertaintyWeighting(nn.Module):
-    """Σ Lᵢ / (2 exp sᵢ) + p sᵢ with learnt sᵢ = log σᵢ², start 0, p = 1/2 (Kendall et al. 2018).
+    """Σ Lᵢ / (2 exp sᵢ) + sᵢ / 2 with learnt sᵢ = log σᵢ², initially 0 (Kendall et al. 2018).
 
-    Each sᵢ settles at log Lᵢ. Keep the sᵢ out of weight decay.
+    Each sᵢ converges to log Lᵢ. Exclude the sᵢ from weight decay.
     """
 
-    def __init__(self, *, terms: tuple[str, ...], penalty: float = 0.5) -> None:
+    penalty: ClassVar[float] = 0.5
+
+    def __init__(self, *, terms: tuple[str, ...]) -> None:
         super().__init__()
-        self.penalty = penalty
         self.log_variance = nn.ParameterDict({term: nn.Parameter(torch.zeros(())) for term in terms})
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -181,18 +168,19 @@ class UncertaintyWeighting(nn.Module):
 
 
 class Objective(nn.Module):
-    """The loss of a variant: its terms, weighted by uncertainty where there are several.
+    """The loss of a variant: its terms, weighted by uncertainty if there are several.
 
     Args:
         terms: of "segmentation", "class_embedding" and "alignment" (or one of its parts,
             "global_alignment" and "local_alignment").
-        overlapping: whether labels are binary channels rather than one class index a voxel.
-        class_weights: C weights of the segmentation's cross-entropy, or None for all 1.
-        preset: ``paper``, ``released``, or deviations from the paper by name (``bipvl.model.deviations``).
-        noise: standard deviation of the Gaussian noise on the vectors that are aligned.
+        overlapping: whether labels are binary masks per class instead of one class index per voxel.
+        class_weights: C weights of the segmentation's cross-entropy, or None.
+        noise: standard deviation of the Gaussian noise on the aligned vectors.
         temperature: of all similarities.
-        hard: negatives of the local alignment; None: all wrong classes.
+        hard: number of hard negatives of the local alignment; None: all wrong classes.
     """
+
+    weighting_type: ClassVar[type[UncertaintyWeighting]] = UncertaintyWeighting
 
     def __init__(
         self,
@@ -200,26 +188,23 @@ class Objective(nn.Module):
         terms: tuple[str, ...],
         overlapping: bool,
         class_weights: Tensor | None = None,
-        preset: str | Sequence[str] = "paper",
         noise: float = NOISE,
         temperature: float = TEMPERATURE,
         hard: int | None = HARD_NEGATIVES,
     ) -> None:
         super().__init__()
         self.noise, self.temperature, self.hard = noise, temperature, hard
-        self.departures = departures(preset)
-        penalty = 1.0 if "doubled_penalty" in self.departures else 0.5
         self.terms, self.overlapping = terms, overlapping
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.weighting = UncertaintyWeighting(terms=terms, penalty=penalty) if len(terms) > 1 else None
+        self.weighting = self.weighting_type(terms=terms) if len(terms) > 1 else None
 
     @property
     def log_variances(self) -> Mapping[str, Tensor]:
-        """The learnt sᵢ by term; none where nothing is weighted."""
+        """The learnt sᵢ by term; empty if there is one term only."""
         return self.weighting.log_variance if self.weighting else {}
 
     def forward(self, output: Any, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """A network's output (logits, or an output that has them) and target → total, named terms."""
+        """A network's output (logits, or a ``BiPVLOutput``) and the target → total loss, terms by name."""
         logits = output if isinstance(output, Tensor) else output.logits
         segmentation = segmentation_loss(
             logits, target, overlapping=self.overlapping, class_weights=self.class_weights
@@ -233,17 +218,14 @@ class Objective(nn.Module):
 
     def _alignment(self, visual: Tensor, text: Tensor) -> dict[str, Tensor]:
         """Both alignment terms and their sum, of projected vectors B × N × D and B × N × (K + 1) × D."""
-        noisy, tau = (unit(visual, self.noise), unit(text, self.noise)), self.temperature
-        if "weights_over_classes" in self.departures:
-            of_classes = released_global_alignment_loss(visual, text, temperature=tau, noise=self.noise)
-        else:
-            of_classes = global_alignment_loss(*noisy, temperature=tau)
-        if "easy_negatives" in self.departures:
-            of_concepts = released_local_alignment_loss(*noisy, temperature=tau)
-        else:
-            of_concepts = local_alignment_loss(*noisy, temperature=tau, hard=self.hard)
+        visual, text = unit(visual, self.noise), unit(text, self.noise)
+        of_classes = global_alignment_loss(visual, text, temperature=self.temperature)
+        of_concepts = self._local_alignment(visual, text)
         return {
             "global_alignment": of_classes,
             "local_alignment": of_concepts,
             "alignment": of_classes + of_concepts,
         }
+
+    def _local_alignment(self, visual: Tensor, text: Tensor) -> Tensor:
+        return local_alignment_loss(visual, text, temperature=self.temperature, hard=self.hard)
