@@ -14,7 +14,7 @@
 # ---
 
 # %% [markdown]
-# # Every claim of the paper, and what was measured here (the claims ledger)
+# # The claims of the paper, and what was measured here (the claims table)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/11_claims.ipynb)
 #
 # A row a claim: which study tests it, on what, the effect with its interval, and a verdict; a minute at most,
@@ -39,33 +39,33 @@ if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below star
 
 # %% tags=["parameters"]
 profile = "quick"  # the scale: quick, laptop or paper
-study = "all"  # not needed here: the ledger reads the runs of every study
+study = "all"  # not needed here: the table uses the runs of every study
 data_root = None  # not needed here
 runs = "runs"  # where runs are kept
 figures = "figures"  # where figures are written, below a folder of the profile's name
 
 # %% [markdown]
-# ## The ledger
-# A claim whose runs are not all there is not tested, and its row says what is missing.
+# ## The claims table
+# A claim is not tested if some of its runs are missing; its row lists them.
 
 # %%
 from IPython.display import Image, Markdown
 
 from bipvl import figures as plots
-from bipvl.analysis.claims import gather, ledger
+from bipvl.analysis.claims import claims_table, gather_runs
 from bipvl.analysis.studies import load_experiments
 from bipvl.analysis.tables import claims_markdown
 from bipvl.common.files import write_text
 
 folder = Path(figures, profile)
 experiments = load_experiments(profile)
-claims = ledger(gather(experiments, runs), experiments)
+claims = claims_table(gather_runs(experiments, runs), experiments)
 write_text(folder / "claims.md", claims_markdown(claims))
 Markdown(claims_markdown(claims))
 
 # %% [markdown]
 # ## The effects
-# `claims.csv` beside the figure is the whole ledger.
+# `claims.csv` beside the figure has all columns.
 
 # %%
 Image(plots.write("claims", claims, folder), width=900)

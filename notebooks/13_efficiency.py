@@ -48,14 +48,14 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 # ## The runs of the study
 
 # %%
-from bipvl.efficiency import efficiency, own_runs
+from bipvl.efficiency import efficiency, trained_runs
 from bipvl.experiments import load_experiments
 
 from bipvl import plots, statistics
 
 chosen = load_experiments(profile).study(study)
 folders, missing = statistics.study_folders(chosen, runs)
-own = own_runs(folders)
+own = trained_runs(folders)
 print(f"{chosen.title}: {chosen.question}")
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 others = [folder for dataset in folders for folder in folders[dataset] if folder not in own.get(dataset, [])]

@@ -1,4 +1,4 @@
-"""The claims ledger on made-up scores whose verdicts are known."""
+"""The claims table on simulated scores with known verdicts."""
 
 import shutil
 
@@ -9,7 +9,15 @@ from scipy.stats import mannwhitneyu, wilcoxon
 from score_files import study, write_metrics
 
 from bipvl import figures
-from bipvl.analysis.claims import ABLATIONS, COLUMNS, NOT_AVAILABLE, SUMMARY, gather, ledger, verdict
+from bipvl.analysis.claims import (
+    ABLATIONS,
+    COLUMNS,
+    NOT_AVAILABLE,
+    PAPER_GAIN,
+    claims_table,
+    gather_runs,
+    verdict,
+)
 from bipvl.analysis.external import External
 from bipvl.analysis.statistics import LONG, interval
 from bipvl.analysis.studies import Experiments, load_experiments
@@ -22,7 +30,7 @@ BOTH_OVER = "Fusion in both directions is better than "
 
 
 def run(values, variant, dataset="mmwhs_mr", seed=0, profile="quick", cohort="synthetic"):
-    """One value a case → rows of the long table."""
+    """One value per case → rows of the long table."""
     head = (cohort, profile, dataset, variant, seed)
     rows = [(*head, f"case_{i}", "aorta", "dice", "scan", float(v), "") for i, v in enumerate(values)]
     return pd.DataFrame(rows, columns=LONG)
@@ -43,7 +51,7 @@ def fusion(*variants, datasets=("mmwhs_mr",), **changes):
 
 
 def row_of(table, claim):
-    """The one row whose claim ends so."""
+    """The row of the one claim that ends with ``claim``."""
     (row,) = table[table["claim"].str.endswith(claim)].to_dict("records")
     return row
 
@@ -55,12 +63,12 @@ EQUAL = CASES + np.linspace(0.01, 0.05, 12) * np.tile([1, -1], 6)
 
 @pytest.fixture(scope="module")
 def planted():
-    """Ours is above none, below image → text, level with text → image; stage 1 is not run."""
+    """Ours is above no fusion, below image → text, equal to text → image; stage 1 was not run."""
     table = join(run(CASES, OURS), run(LOW, NONE), run(HIGH, TO_TEXT), run(EQUAL, TO_IMAGE))
-    return ledger(table, experiments(fusion(NONE, TO_TEXT, TO_IMAGE, "stage_1")))
+    return claims_table(table, experiments(fusion(NONE, TO_TEXT, TO_IMAGE, "stage_1")))
 
 
-def test_planted_differences_get_their_verdicts(planted):
+def test_known_differences_get_the_right_verdicts(planted):
     assert list(planted.columns) == COLUMNS
     verdicts = planted.set_index("claim")["verdict"]
     assert verdicts[BOTH_OVER + "none"] == "supported (synthetic cohort)"
@@ -69,22 +77,23 @@ def test_planted_differences_get_their_verdicts(planted):
     stage = "Fusion at every stage is better than at stage {} alone"
     assert verdicts[stage.format(1)] == "not tested: mmwhs_mr/stage_1/seed0 not run"
     assert verdicts[stage.format(2)] == "not tested: no study runs bipvlseg and stage_2 at profile quick"
-    assert "needs the hub" in verdicts["A medical text encoder (BioBERT) is better than a general one (BERT)"]
+    assert (
+        "needs text encoders from the Hugging Face Hub"
+        in verdicts["A medical text encoder (BioBERT) is better than a general one (BERT)"]
+    )
 
 
-def test_each_row_says_what_was_compared_and_where(planted):
+def test_each_row_names_what_was_compared(planted):
     row = row_of(planted, "better than none")
-    told = [
-        row[c] for c in ("study", "variant", "reference", "datasets", "cohort", "profile", "seeds", "cases")
-    ]
-    assert told == ["fusion", OURS, NONE, "mmwhs_mr", "synthetic", "quick", "0", 12]
+    keys = ("study", "variant", "reference", "datasets", "cohort", "profile", "seeds", "cases")
+    assert [row[key] for key in keys] == ["fusion", OURS, NONE, "mmwhs_mr", "synthetic", "quick", "0", 12]
     assert row["effect"] == pytest.approx(0.03)
     assert (row["low"], row["high"]) == pytest.approx(interval(np.round(CASES - LOW, 9)))
     assert row["interval"] == "BCa over cases"
     assert row["p"] == wilcoxon(CASES - LOW).pvalue == 2 / 2**12
 
 
-def test_holms_family_is_all_that_is_tested(planted):
+def test_holms_correction_is_over_all_tested_claims(planted):
     p = planted["p"].dropna()
     assert len(p) == 3 < len(planted)
     one, two, three = sorted(p)
@@ -92,9 +101,9 @@ def test_holms_family_is_all_that_is_tested(planted):
     assert planted.loc[planted["p"].isna(), "p_holm"].isna().all()
 
 
-def test_on_real_data_the_verdict_is_the_bare_word():
+def test_verdict_on_real_data_does_not_mention_the_cohort():
     table = join(run(CASES, OURS, cohort="real"), run(LOW, NONE, cohort="real"))
-    row = row_of(ledger(table, experiments(fusion(NONE)), resamples=99), "better than none")
+    row = row_of(claims_table(table, experiments(fusion(NONE)), resamples=99), "better than none")
     assert row["verdict"] == "supported"
 
 
@@ -110,11 +119,11 @@ def test_on_real_data_the_verdict_is_the_bare_word():
         (np.nan, np.nan, np.nan, "undecided"),
     ],
 )
-def test_a_verdict_needs_both_interval_and_p(low, high, p, word):
+def test_verdict_depends_on_interval_and_p(low, high, p, word):
     assert verdict(pd.Series({"low": low, "high": high, "p_holm": p, "cohort": "real"})) == word
 
 
-def test_the_effect_is_over_all_cases_of_all_data_sets():
+def test_effect_is_over_all_cases_of_all_data_sets():
     one, two = np.linspace(0.02, 0.05, 8), np.linspace(-0.02, 0.01, 4)
     table = join(
         *(
@@ -124,27 +133,27 @@ def test_the_effect_is_over_all_cases_of_all_data_sets():
         *(run(CASES[:n], NONE, dataset) for dataset, n in (("mmwhs_mr", 8), ("amos22", 4))),
     )
     chosen = fusion(NONE, datasets=("mmwhs_mr", "amos22"))
-    row = row_of(ledger(table, experiments(chosen), resamples=99), "better than none")
+    row = row_of(claims_table(table, experiments(chosen), resamples=99), "better than none")
     assert (row["datasets"], row["cases"]) == ("mmwhs_mr, amos22", 12)
     assert row["effect"] == pytest.approx((one.sum() + two.sum()) / 12)
 
 
-def test_with_several_seeds_the_interval_is_over_seeds_too_and_seeds_of_other_studies_take_no_part():
+def test_interval_is_over_the_seeds_of_the_study_and_cases():
     shifts = (0.0, 0.2)
     table = join(
         *(run(CASES + shift, OURS, seed=seed) for seed, shift in enumerate((*shifts, 9.0))),
         *(run(LOW, NONE, seed=seed) for seed in range(2)),
     )
-    row = row_of(ledger(table, experiments(fusion(NONE, seeds=(0, 1)))), "better than none")
+    row = row_of(claims_table(table, experiments(fusion(NONE, seeds=(0, 1)))), "better than none")
     assert (row["seeds"], row["interval"]) == ("0 1", "percentile over seeds and cases")
     assert row["effect"] == pytest.approx(0.03 + 0.1)
-    # Two seeds so far apart decide nothing, whatever Wilcoxon\'s test says.
+    # With two seeds so far apart the claim is undecided, although Wilcoxon's p is small.
     assert row["low"] < 0 < row["high"]
     assert row["p_holm"] < 0.05
     assert row["verdict"] == "undecided (synthetic cohort)"
 
 
-def test_the_gain_where_classes_are_many_is_held_against_the_other_data_sets():
+def test_gain_on_the_data_set_with_most_classes_is_compared_with_the_others():
     random = np.random.default_rng(0)
     gains = {
         name: random.normal(mean, 0.01, 10)
@@ -152,10 +161,10 @@ def test_the_gain_where_classes_are_many_is_held_against_the_other_data_sets():
     }
     parts = [run(CASES[:10] + gain, OURS, name) for name, gain in gains.items()]
     parts += [run(CASES[:10], OTHER, name) for name in gains]
-    table = ledger(join(*parts), experiments(study(gains)))
-    row = row_of(table, "where classes are many")
+    table = claims_table(join(*parts), experiments(study(gains)))
+    row = row_of(table, "with the most classes")
     few = np.concatenate([gains["mmwhs_mr"], gains["msd_brain"]])
-    assert row["datasets"] == "amos22 (15 classes) against mmwhs_mr (7 classes), msd_brain (3 classes)"
+    assert row["datasets"] == "amos22 (15 classes) compared with mmwhs_mr (7 classes), msd_brain (3 classes)"
     assert row["cases"] == 30
     assert row["effect"] == pytest.approx(gains["amos22"].mean() - few.mean())
     assert row["p"] == pytest.approx(mannwhitneyu(gains["amos22"], few).pvalue)
@@ -165,14 +174,14 @@ def test_the_gain_where_classes_are_many_is_held_against_the_other_data_sets():
     assert (row["interval"], row["paper"]) == ("percentile over cases", NOT_AVAILABLE)
 
 
-def test_data_sets_with_as_many_classes_do_not_test_the_gain():
+def test_gain_is_not_tested_on_data_sets_with_equally_many_classes():
     datasets = ("mmwhs_ct", "mmwhs_mr")
     table = join(*(run(CASES, variant, name) for variant in (OURS, OTHER) for name in datasets))
-    row = row_of(ledger(table, experiments(study(datasets)), resamples=99), "where classes are many")
+    row = row_of(claims_table(table, experiments(study(datasets)), resamples=99), "with the most classes")
     assert row["verdict"] == "not tested: mmwhs_ct, mmwhs_mr: no data set has more classes than another"
 
 
-def test_the_method_is_held_against_each_compared_network_and_the_best_of_each_data_set():
+def test_method_is_compared_with_each_network_and_with_the_best_on_each_data_set():
     datasets, best = ("mmwhs_mr", "amos22"), CASES - 0.01
     table = join(
         *(run(CASES, OURS, name) for name in datasets),
@@ -180,100 +189,99 @@ def test_the_method_is_held_against_each_compared_network_and_the_best_of_each_d
         *(run(v, "unet", name) for name, v in zip(datasets, (LOW, HIGH), strict=True)),
     )
     main = study(datasets, variants=(OURS, OTHER, "unet"))
-    found = ledger(table, experiments(main), resamples=99)
+    found = claims_table(table, experiments(main), resamples=99)
     assert row_of(found, "than SwinUNETR-V2")["effect"] == pytest.approx((0.01 + 0.03) / 2)
-    row = row_of(found, "the best of these on each data set")
+    row = row_of(found, "the best of these networks on each data set")
     assert row["reference"] == "swin_unetr_v2 (mmwhs_mr), unet (amos22)"
     assert row["effect"] == pytest.approx((0.01 - 0.03) / 2)
-    assert (row["cases"], row["paper"]) == (24, SUMMARY)
+    assert (row["cases"], row["paper"]) == (24, PAPER_GAIN)
 
 
-def test_of_two_studies_the_first_that_runs_a_network_tests_it():
+def test_first_study_that_runs_a_network_tests_its_claim():
     main = study(("mmwhs_mr", "amos22"))
     other = study(("mmwhs_mr",), name="comparison", variants=(OURS, OTHER, "unet"))
     table = join(*(run(CASES, v, d) for v in (OURS, OTHER) for d in main.datasets), run(LOW, "unet"))
-    found = ledger(table, experiments(main, other), resamples=99)
+    found = claims_table(table, experiments(main, other), resamples=99)
     assert row_of(found, "than SwinUNETR-V2")["datasets"] == "mmwhs_mr, amos22"
     assert row_of(found, "than UNet")["study"] == row_of(found, "on each data set")["study"] == "comparison"
 
 
-def test_another_tool_is_compared_on_its_own_data_set_beside_each_seed():
+def test_other_tool_is_compared_on_its_own_data_set_with_each_seed():
     tool = External(name="nnunet", title="nnU-Net", dataset="amos22", folder="predictions")
     main = study(("mmwhs_mr", "amos22"), seeds=(0, 1), external=(tool,))
     table = join(
         *(run(CASES + s / 50, v, d, s) for v in (OURS, OTHER) for d in main.datasets for s in (0, 1)),
         run(LOW, "nnU-Net", "amos22"),
     )
-    found = ledger(table, experiments(main), resamples=99)
+    found = claims_table(table, experiments(main), resamples=99)
     row = row_of(found, "than nnU-Net")
     assert (row["datasets"], row["seeds"], row["cases"]) == ("amos22", "0 1", 12)
     assert row["effect"] == pytest.approx(0.03 + 0.01)
     assert row_of(found, "on each data set")["cases"] == 24
 
 
-def test_the_medical_encoder_is_the_methods_own_only_where_the_profile_says_so():
+def test_medical_encoder_is_the_method_itself_only_at_a_profile_that_uses_it():
     encoders = (OURS, "text-bert", "text-biobert")
-    for profile, wanted in (("paper", "supported"), ("quick", "not tested: needs the hub")):
+    for profile, wanted in (("paper", "supported"), ("quick", "not tested: needs text encoders")):
         parts = [
             run(v, name, profile=profile, cohort="real")
             for name, v in zip(encoders, (CASES, LOW, LOW), strict=True)
         ]
         chosen = study(("mmwhs_mr",), name="text_encoder", variants=encoders, profile=profile)
-        found = ledger(join(*parts), experiments(chosen, profile=profile), resamples=99)
+        found = claims_table(join(*parts), experiments(chosen, profile=profile), resamples=99)
         assert row_of(found, "(PubMedBERT) is better than a general one (BERT)")["verdict"].startswith(wanted)
         row = row_of(found, "(BioBERT) is better than a general one (BERT)")
         assert (row["variant"], row["reference"]) == ("text-biobert", "text-bert")
         assert (row["effect"], row["verdict"]) == (0, "undecided")
 
 
-def test_at_the_papers_scale_every_claim_has_its_study():
+def test_every_claim_has_a_study_at_profile_paper():
     paper = load_experiments("paper")
     runs = {(d, v, s) for one in paper.studies.values() for d in one.datasets for v, s in one.runs(d)}
     table = join(*(run([0.5, 0.6], v, d, s, "paper", "real") for d, v, s in sorted(runs)))
-    found = ledger(table, paper, resamples=9)
+    found = claims_table(table, paper, resamples=9)
     assert set(found["verdict"]) == {"undecided"}
     assert len(found) > len(ABLATIONS) + 10
     assert set(found.loc[found["study"] == "main", "reference"]) == {"swin_unetr_v2", "dynunet", "universal"}
     assert set(found.loc[~found["study"].isin(["main", "comparison"]), "paper"]) == {NOT_AVAILABLE}
 
 
-def test_missing_runs_are_counted():
+def test_verdict_names_missing_runs():
     table = join(run(CASES, OURS), run(CASES, NONE))
-    found = ledger(table, experiments(fusion(NONE, seeds=(0, 1, 2))), resamples=99)
-    said = "not tested: mmwhs_mr/bipvlseg/seed1, mmwhs_mr/bipvlseg/seed2 and 2 more not run"
-    assert row_of(found, "better than none")["verdict"] == said
+    found = claims_table(table, experiments(fusion(NONE, seeds=(0, 1, 2))), resamples=99)
+    expected = "not tested: mmwhs_mr/bipvlseg/seed1, mmwhs_mr/bipvlseg/seed2 and 2 more not run"
+    assert row_of(found, "better than none")["verdict"] == expected
 
 
-def test_scores_that_do_not_fit_are_named():
+def test_scores_that_cannot_be_compared_are_rejected():
     chosen = experiments(fusion(NONE))
     whole = join(run(CASES, OURS), run(LOW, NONE))
     with pytest.raises(BipvlError, match=r"mix cohorts \(synthetic, real\)"):
-        ledger(join(whole, run(CASES, OURS, "amos22", cohort="real")), chosen)
-    with pytest.raises(BipvlError, match="no_fusion/seed0 does not score case 'mmwhs_mr/case_11'"):
-        ledger(whole[:-1], chosen)
-    with pytest.raises(BipvlError, match=r"no_fusion/seed0: dice .* 'mmwhs_mr/case_11'.* is there twice"):
-        ledger(join(whole, whole[-1:]), chosen)
+        claims_table(join(whole, run(CASES, OURS, "amos22", cohort="real")), chosen)
+    with pytest.raises(BipvlError, match="no_fusion/seed0: does not score case 'mmwhs_mr/case_11'"):
+        claims_table(whole[:-1], chosen)
+    with pytest.raises(BipvlError, match=r"no_fusion/seed0: dice of .* 'mmwhs_mr/case_11'.* has two rows"):
+        claims_table(join(whole, whole[-1:]), chosen)
 
 
-def test_runs_of_all_studies_are_gathered_once(tmp_path):
+def test_runs_of_all_studies_are_read_once(tmp_path):
     for variant in (OURS, OTHER, NONE):
         write_metrics(tmp_path, "mmwhs_mr", variant, [("a", "left ventricle", "dice", 0.5)])
     chosen = experiments(study(("mmwhs_mr",)), fusion(NONE), study(("amos22",), name="comparison"))
-    table = gather(chosen, tmp_path)
+    table = gather_runs(chosen, tmp_path)
     assert list(table.loc[table["grid"] == "scan", "variant"]) == [OURS, OTHER, NONE]
-    assert set(ledger(table, chosen, resamples=99)["verdict"]) > {"undecided (synthetic cohort)"}
-    with pytest.raises(
-        BipvlError, match=r"no run of any study; make them with: make reproduce PROFILE=quick"
-    ):
-        gather(chosen, tmp_path / "none")
+    assert set(claims_table(table, chosen, resamples=99)["verdict"]) > {"undecided (synthetic cohort)"}
+    wanted = "none/quick: has no run of any study; create them with: make reproduce PROFILE=quick"
+    with pytest.raises(BipvlError, match=wanted):
+        gather_runs(chosen, tmp_path / "none")
 
 
-def test_the_page_shows_dice_points_the_verdict_and_the_rule(planted):
+def test_markdown_has_effects_in_dice_points_verdicts_and_the_rule(planted):
     lines = claims_markdown(planted).splitlines()
     assert len(lines) == 2 + len(planted) + 2
     (line,) = [line for line in lines if "better than none" in line]
     row = row_of(planted, "better than none")
-    said = f"+3.0 (+{100 * row['low']:.1f} to +{100 * row['high']:.1f})"
+    effect = f"+3.0 (+{100 * row['low']:.1f} to +{100 * row['high']:.1f})"
     wanted = [
         BOTH_OVER + "none",
         "supported (synthetic cohort)",
@@ -281,17 +289,17 @@ def test_the_page_shows_dice_points_the_verdict_and_the_rule(planted):
         "fusion",
         "mmwhs_mr",
         "12",
-        said,
+        effect,
         "0.0015",
     ]
     assert [cell.strip() for cell in line.strip("|").split("|")] == wanted
     (line,) = [line for line in lines if "image → text only" in line]
     assert "| −3.0 (−" in line
     assert lines[-1].startswith("Synthetic cohort, profile quick, seed 0.")
-    assert "(3 of " in lines[-1] and "Undecided: all else." in lines[-1]
+    assert "the 3 of " in lines[-1] and "Undecided: all other cases." in lines[-1]
 
 
-def test_the_figure_is_drawn_again_to_the_same_bytes_from_the_ledgers_csv(planted, tmp_path):
+def test_figure_is_redrawn_from_its_csv_to_the_same_bytes(planted, tmp_path):
     figures.write("claims", planted, tmp_path)
     (tmp_path / "again").mkdir()
     shutil.copy(tmp_path / "claims.csv", tmp_path / "again")
@@ -302,8 +310,8 @@ def test_the_figure_is_drawn_again_to_the_same_bytes_from_the_ledgers_csv(plante
     assert list(again["verdict"]) == list(planted["verdict"])
 
 
-def test_a_ledger_with_nothing_tested_is_drawn_and_written(tmp_path):
-    found = ledger(run(CASES, OURS), experiments(fusion(NONE)))
+def test_table_without_tested_claims_is_drawn_and_written(tmp_path):
+    found = claims_table(run(CASES, OURS), experiments(fusion(NONE)))
     assert found["verdict"].str.startswith("not tested").all()
     assert figures.write("claims", found, tmp_path).is_file()
-    assert "(0 of " in claims_markdown(found)
+    assert "the 0 of " in claims_markdown(found)

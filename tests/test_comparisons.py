@@ -1,4 +1,4 @@
-"""Comparisons of variants, against values worked by hand and against planted differences."""
+"""Comparisons of variants, tested on values computed by hand and on simulated differences."""
 
 import math
 
@@ -16,7 +16,7 @@ OURS, OTHER = "bipvlseg", "swin_unetr_v2"
 
 
 def long(values, variant, seed=0, metric="dice", dataset="mmwhs_ct"):
-    """One value a case, of one class → rows of the long table."""
+    """One value per case, of one class → rows of the long table."""
     head = ("synthetic", "quick", dataset, variant, seed)
     rows = [(*head, f"case_{i}", "spleen", metric, "scan", float(v), "") for i, v in enumerate(values)]
     return pd.DataFrame(rows, columns=LONG)
@@ -27,7 +27,7 @@ def join(*parts):
 
 
 def only(table, **options):
-    """The single row of a comparison with OURS."""
+    """The one row of a comparison with OURS."""
     result = compare(table, OURS, **options)
     assert list(result.columns) == COLUMNS and len(result) == 1
     return result.iloc[0]
@@ -41,7 +41,7 @@ def test_one_comparison_by_hand():
     assert row["mean"] == pytest.approx(3.07 / 5) and row["median"] == 0.6
     assert row["difference"] == pytest.approx((-0.1 + 0.02 - 0.3 - 0.05 + 0) / 5)
     assert row["won"] == (1 + 0.5) / 5  # one tie
-    # Ranks of 0.02, 0.05, 0.1, 0.3 without the tie: the positive sum is 1, as or more extreme in 4 of 16.
+    # Ranks of 0.02, 0.05, 0.1, 0.3 without the tie: their positive sum is 1; 4 of 16 sums are as extreme.
     assert row["p"] == row["p_holm"] == pytest.approx(4 / 16)
     assert (row["low"], row["high"]) == interval(other)
     difference = np.subtract(other, ours)
@@ -49,7 +49,7 @@ def test_one_comparison_by_hand():
     assert row[["seed_sd", "nested_low", "nested_high"]].isna().all()
 
 
-def test_p_is_scipys_for_many_cases():
+def test_p_equals_scipys_for_many_cases():
     ours, other = np.random.default_rng(0).normal([[0.7], [0.72]], 0.1, (2, 60))
     row = only(join(long(ours, OURS), long(other, OTHER)), resamples=99)
     assert row["p"] == pytest.approx(wilcoxon(other, ours).pvalue)
@@ -57,14 +57,14 @@ def test_p_is_scipys_for_many_cases():
 
 
 def test_holm_by_hand():
-    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last would fall below the one before it.
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last is raised to the one before it.
     assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]).tolist() == [1, 1]
     assert holm([math.nan, 0.02]).tolist() == pytest.approx([math.nan, 0.02], nan_ok=True)
     assert holm([]).tolist() == []
 
 
-def test_the_family_is_every_row_of_the_call():
+def test_holms_correction_is_over_all_rows_of_a_call():
     ours = np.linspace(0.5, 0.8, 8)
     better, mixed = ours + np.linspace(0.01, 0.08, 8), ours + 0.01 * np.array([1, -2, 3, -4, 5, -6, 7, -8])
     table = join(
@@ -78,7 +78,7 @@ def test_the_family_is_every_row_of_the_call():
     assert result["p_holm"].tolist() == pytest.approx([6 / 2**8, 6 / 2**8, result["p"].iloc[2]])
 
 
-def test_seeds_are_averaged_within_a_case_and_do_not_raise_the_number_of_cases():
+def test_seeds_are_averaged_per_case_and_do_not_increase_n():
     ours, other = np.array([0.5, 0.6, 0.9]), np.array([0.7, 0.65, 0.8])
     once = join(long(ours, OURS), long(other, OTHER))
     shifts = (-0.01, 0.0, 0.04)
@@ -93,7 +93,7 @@ def test_seeds_are_averaged_within_a_case_and_do_not_raise_the_number_of_cases()
     assert row["seed_sd"] == pytest.approx(np.std(shifts, ddof=1))
 
 
-def test_seeds_that_one_variant_lacks_are_told_and_have_no_part_in_the_seeds_spread():
+def test_only_shared_seeds_count_in_the_spread_over_seeds():
     table = join(
         *(long([0.5, 0.6], OURS, s) for s in range(3)), *(long([0.6, 0.7], OTHER, s) for s in (0, 5))
     )
@@ -103,13 +103,13 @@ def test_seeds_that_one_variant_lacks_are_told_and_have_no_part_in_the_seeds_spr
     assert list(paired(table, OTHER, OURS).index) == [0]
 
 
-def test_two_seeds_that_differ_in_all_cases_alike_by_hand():
-    # One of four draws is twice the lower seed, one twice the higher; deviations of 0.5 are widened by √2.
+def test_nested_interval_of_two_seeds_with_a_constant_shift_by_hand():
+    # One in four draws has the lower seed twice, one the higher; deviations of 0.5 are widened by √2.
     low, high = nested_interval(np.array([[0.0] * 5, [1.0] * 5]))
     assert (low, high) == pytest.approx((0.5 - 0.5**0.5, 0.5 + 0.5**0.5))
 
 
-def test_seeds_that_agree_leave_the_interval_over_cases():
+def test_nested_interval_of_equal_seeds_is_the_interval_over_cases():
     differences = np.random.default_rng(0).normal(0.02, 0.05, 30)
     over_cases = bootstrap((differences,), np.mean, method="percentile", rng=1).confidence_interval
     for seeds in (2, 5):
@@ -121,14 +121,14 @@ def test_seeds_that_agree_leave_the_interval_over_cases():
     assert tuple(-only(table)[["nested_high", "nested_low"]]) == pytest.approx(over_cases, abs=0.001)
 
 
-def test_of_distances_the_lower_one_wins():
+def test_lower_distance_wins():
     values = {OURS: [5, 5, 5, 5], OTHER: [4, 3, 5, 9]}
     row = only(join(*(long(v, name, metric="hd95_mm") for name, v in values.items())), metric="hd95_mm")
     assert row["won"] == (2 + 0.5) / 4
     assert row["difference"] == 0.25
 
 
-def test_equal_values_are_ties_even_when_their_means_differ_in_the_last_bits():
+def test_means_of_equal_values_are_ties_despite_rounding():
     ours = join(*(long([v, v], OURS, s) for s, v in enumerate((0.1, 0.2, 0.3))))
     other = join(*(long([v, v], OTHER, s) for s, v in enumerate((0.3, 0.2, 0.1))))
     row = only(join(ours, other))
@@ -136,10 +136,10 @@ def test_equal_values_are_ties_even_when_their_means_differ_in_the_last_bits():
     assert (row["won"], row["p"], row["p_holm"]) == (0.5, 1, 1)
 
 
-def test_a_class_that_one_variant_made_up_counts_against_it_as_in_the_main_table():
+def test_false_positive_class_counts_as_in_the_main_table():
     both = [long([0.8, 0.6, 0.7], OURS), long([0.8, 0.6, 0.7], OTHER)]
-    made_up = long([0.0], OTHER).assign(**{"class": "liver", "flag": "false_positive"})
-    table = join(*both, made_up)
+    false_positive = long([0.0], OTHER).assign(**{"class": "liver", "flag": "false_positive"})
+    table = join(*both, false_positive)
     row = only(table)
     assert row["difference"] == pytest.approx((0.4 - 0.8) / 3)
     rest = [table.assign(metric=metric) for metric in ("hd95_mm", "nsd")]
@@ -153,14 +153,14 @@ def test_one_case_has_neither_interval_nor_p():
     assert row[["low", "high", "difference_low", "difference_high", "p", "p_holm"]].isna().all()
 
 
-def test_the_reference_alone_gives_no_rows():
+def test_reference_alone_gives_no_rows():
     result = compare(long([0.5], OURS), OURS)
     assert list(result.columns) == COLUMNS and len(result) == 0
 
 
-def test_a_case_that_one_run_lacks_is_named():
+def test_case_that_one_run_lacks_is_an_error():
     ours, other = long([0.5, 0.6], OURS), long([0.5, 0.6], OTHER)
-    lacks = "mmwhs_ct/{}/seed{} does not score case 'case_1', which quick/mmwhs_ct/{}/seed0 scores; evaluate"
+    lacks = "mmwhs_ct/{}/seed{}: does not score case 'case_1', which quick/mmwhs_ct/{}/seed0 scores; evaluate"
     with pytest.raises(BipvlError, match=lacks.format(OTHER, 0, OURS)):
         compare(join(ours, other[:1]), OURS)
     with pytest.raises(BipvlError, match=lacks.format(OURS, 0, OTHER)):
@@ -169,25 +169,25 @@ def test_a_case_that_one_run_lacks_is_named():
         compare(join(ours, other, long([0.5], OTHER, seed=1)), OURS)
 
 
-def test_a_row_that_is_there_twice_is_named():
+def test_duplicate_row_is_an_error():
     table = join(long([0.5, 0.6], OURS), long([0.5, 0.6], OTHER, seed=3))
     again = table[3:].assign(value=0.9)
-    said = (
-        r"quick/mmwhs_ct/swin_unetr_v2/seed3: dice of 'spleen' in case 'case_1', scan grid, is there twice;"
+    message = (
+        "quick/mmwhs_ct/swin_unetr_v2/seed3: dice of 'spleen' in case 'case_1', scan grid, has two rows; rem"
     )
-    with pytest.raises(BipvlError, match=said):
+    with pytest.raises(BipvlError, match=message):
         compare(join(table, again), OURS)
     compare(join(table, again.assign(grid="working")), OURS)
 
 
-def test_a_value_that_is_no_number_is_named():
+def test_value_that_is_not_finite_is_an_error():
     with pytest.raises(
-        BipvlError, match=r"swin_unetr_v2/seed0: dice of 'spleen' in case 'case_1'.*no finite"
+        BipvlError, match=r"swin_unetr_v2/seed0: dice of 'spleen' in case 'case_1'.*no finite value; evaluate"
     ):
         compare(join(long([0.5, 0.6], OURS), long([0.5, math.nan], OTHER)), OURS)
 
 
-def test_unknown_names_and_a_dataset_without_the_reference_are_told():
+def test_unknown_names_and_a_data_set_without_the_reference_are_errors():
     table = join(long([0.5, 0.6], OURS), long([0.5, 0.6], OTHER), long([0.1, 0.1], MEAN_ATLAS))
     with pytest.raises(BipvlError, match="no variant 'bipvlsge'; choose one of: bipvlseg"):
         compare(table, "bipvlsge")
@@ -197,20 +197,22 @@ def test_unknown_names_and_a_dataset_without_the_reference_are_told():
         compare(table, OURS, metric="hd95")
     with pytest.raises(BipvlError, match="no grid 'voxel'; choose one of: scan"):
         compare(table, OURS, grid="voxel")
-    with pytest.raises(BipvlError, match="quick/msd_brain has no scores of the reference 'bipvlseg'"):
+    with pytest.raises(
+        BipvlError, match="quick/msd_brain: no scores of the reference 'bipvlseg' to compare with; run it"
+    ):
         compare(join(table, long([0.5], OTHER, dataset="msd_brain")), OURS)
 
 
 TABLES, CASES, SEEDS = 200, 20, 3
 EFFECT = 0.03
-LUCK = 3 * (0.05 * 0.95 / TABLES) ** 0.5
-"""By how much a rate of 0.05 may be exceeded in TABLES tables: three standard errors, 0.046."""
+TOLERANCE = 3 * (0.05 * 0.95 / TABLES) ** 0.5
+"""How far a rate of 0.05 may be exceeded in TABLES tables: three standard errors, 0.046."""
 
 
-def made_up(random, effects):
-    """Variants × seeds × cases: cases spread by 0.15, a variant on one case by 0.02, its seeds by 0.01.
+def simulated_values(random, effects):
+    """Variants × seeds × cases; standard deviations: cases 0.15, variant on a case 0.02, seed 0.01.
 
-    What a variant makes of a case is shared by its seeds, so to take seeds for cases would find too much.
+    A variant's seeds share its effect on a case, so counting seeds as cases would give too small p values.
     """
     n = len(effects)
     cases = random.normal(0.7, 0.15, CASES)
@@ -219,23 +221,23 @@ def made_up(random, effects):
 
 
 def simulate(effects):
-    """The comparisons of all tables; the column "table" counts them."""
+    """The comparisons of all tables; column "table" has the table's number."""
     random = np.random.default_rng(0)
     empty = join(*(long(np.zeros(CASES), variant, seed) for variant in effects for seed in range(SEEDS)))
     results = []
     for k in range(TABLES):
-        table = empty.assign(value=made_up(random, list(effects.values())).ravel())
+        table = empty.assign(value=simulated_values(random, list(effects.values())).ravel())
         results.append(compare(table, OURS, resamples=999).assign(table=k))
     return pd.concat(results)
 
 
 def covered(rows, effect, interval="difference"):
-    """Share of the intervals that hold the true difference."""
+    """Share of the intervals that contain the true difference."""
     return rows[f"{interval}_low"].le(effect).mul(rows[f"{interval}_high"].ge(effect)).mean()
 
 
-def test_a_planted_difference_is_found():
-    """In 95 of 100 tables, beside a variant without one, though cases spread five times as wide."""
+def test_simulated_difference_is_found():
+    """In 95 % of the tables, although cases vary five times as much."""
     rows = simulate({OURS: 0.0, "higher": EFFECT, "equal": 0.0}).set_index("variant")
     higher, equal = rows.loc["higher"], rows.loc["equal"]
     assert (higher["p_holm"] < 0.05).mean() >= 0.95
@@ -244,23 +246,21 @@ def test_a_planted_difference_is_found():
     assert 0.90 <= covered(higher, EFFECT) <= 0.99
     assert 0.90 <= covered(higher, EFFECT, "nested") <= 0.99
     assert higher["nested_low"].gt(0).mean() >= 0.95
-    assert (equal["p_holm"] < 0.05).mean() <= 0.05 + LUCK
+    assert (equal["p_holm"] < 0.05).mean() <= 0.05 + TOLERANCE
 
 
-def test_no_difference_is_found_where_there_is_none():
-    """A family of three finds one in 5 of 100 tables at most; an interval leaves 0 out in 5 of 100."""
+def test_no_difference_is_found_without_one():
+    """Three comparisons find a difference in at most 5 % of the tables; 5 % of the intervals miss 0."""
     rows = simulate(dict.fromkeys((OURS, "one", "two", "three"), 0.0))
-    assert (rows.groupby("table")["p_holm"].min() < 0.05).mean() <= 0.05 + LUCK
+    assert (rows.groupby("table")["p_holm"].min() < 0.05).mean() <= 0.05 + TOLERANCE
     assert 0.90 <= covered(rows, 0.0) <= 0.99
     assert 0.90 <= covered(rows, 0.0, "nested") <= 0.99
     assert rows["won"].mean() == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("seeds", "rate"), [(3, 0.85), (8, 0.90)])
-def test_where_seeds_shift_all_cases_the_nested_interval_holds_the_truth_and_one_over_cases_does_not(
-    seeds, rate
-):
-    """With three seeds in 85 of 100 tables, with more as often as it says."""
+def test_only_the_nested_interval_covers_the_truth_with_a_seed_effect(seeds, rate):
+    """In 85 % of the tables with three seeds, and with the nominal rate with more."""
     random = np.random.default_rng(0)
     shape = (TABLES, seeds, CASES)
     shifts, noise = random.normal(0, 0.02, (TABLES, seeds, 1)), random.normal(0, 0.02, shape)

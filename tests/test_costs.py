@@ -5,11 +5,12 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from bipvl.analysis.costs import Operations, alike, empty_network, measure, window_operations
+from bipvl.analysis.costs import Operations, cost_key, empty_network, measure, window_operations
 from bipvl.data.spec import load_spec
-from bipvl.engine.run import dataset_settings
-from bipvl.engine.train import Learner, make_objective
-from bipvl.engine.variants import VARIANTS, build_network, prompt_texts
+from bipvl.engine.build import build_network, build_objective
+from bipvl.engine.profiles import dataset_settings
+from bipvl.engine.train import Learner
+from bipvl.engine.variants import VARIANTS, prompt_texts
 
 SPEC = load_spec("mmwhs_ct")
 
@@ -52,8 +53,8 @@ def test_a_step_is_what_torch_counts_forwards_and_backwards(name):
     variant = VARIANTS[name]
     laptop = settings("laptop", batch_size=1)
     network, _ = empty_network(variant, SPEC, laptop)
-    learner = Learner(network=network, objective=make_objective(variant, SPEC)).to("meta").train()
-    prompts = network.static_prompts(prompt_texts(variant, SPEC)) if variant.language else None
+    learner = Learner(network=network, objective=build_objective(variant, SPEC)).to("meta").train()
+    prompts = network.training_prompts(prompt_texts(variant, SPEC)) if variant.language else None
     with FlopCounterMode(display=False) as counter:
         volume = torch.empty(1, 1, *laptop["crop"], device="meta")
         learner(volume, torch.empty_like(volume), prompts)[0].backward()
@@ -68,7 +69,7 @@ def test_activations_are_the_bytes_that_a_training_step_keeps():
     """On a processor, every saved tensor being counted once by its address."""
     variant, saved = VARIANTS["unet"], {}
     learner = Learner(
-        network=build_network(variant, SPEC, settings()), objective=make_objective(variant, SPEC)
+        network=build_network(variant, SPEC, settings()), objective=build_objective(variant, SPEC)
     )
     own = {p.data_ptr() for p in learner.parameters()}
 
@@ -97,9 +98,9 @@ def test_variants_that_differ_in_nothing_that_costs_share_their_key():
     paper = settings("paper")
 
     def key(name, dataset="mmwhs_ct"):
-        return alike(VARIANTS[name], load_spec(dataset), paper)
+        return cost_key(VARIANTS[name], load_spec(dataset), paper)
 
-    same = ("segmentation_alone", "prompts-empty", "bipvlseg-25_percent", "departure-easy_negatives")
+    same = ("segmentation_alone", "prompts-empty", "bipvlseg-25_percent", "deviation-easy_negatives")
     assert {key(name) for name in same} == {key("bipvlseg")} == {key("bipvlseg", "mmwhs_mr")}
     other = ("no_fusion", "text-frozen", "text-bag_of_words", "swin_unetr_v2", "unet", "bipvlseg-released")
     assert len({key("bipvlseg"), key("bipvlseg", "amos22"), *(key(name) for name in other)}) == 8

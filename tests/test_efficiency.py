@@ -10,9 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from bipvl import figures
-from bipvl.analysis.efficiency import efficiency, own_runs
+from bipvl.analysis.efficiency import efficiency, trained_runs
 from bipvl.common.errors import BipvlError
-from bipvl.engine.variants import load_network, variant_title
+from bipvl.engine.build import load_network
+from bipvl.engine.variants import variant_title
 from bipvl.figures.labels import SIZE, place_labels
 
 
@@ -26,7 +27,7 @@ def folders(smoke_runs):
 def test_the_table_tells_what_the_manifests_and_networks_do(folders):
     from bipvl.engine.run import Run
 
-    table = efficiency(own_runs(folders)).set_index("variant")
+    table = efficiency(trained_runs(folders)).set_index("variant")
     assert list(table.index) == ["bipvlseg", "swin_unetr_v2"]
     assert list(table["language"]) == [True, False]
     for folder in folders["mmwhs_ct"]:
@@ -71,7 +72,7 @@ def test_others_predictions_have_no_costs(folders, tmp_path):
     other.mkdir()
     (other / "config.json").write_text('{"external": {"folder": "x"}}')
     both = {"mmwhs_ct": [*folders["mmwhs_ct"], other], "mmwhs_mr": [other]}
-    assert own_runs(both) == folders
+    assert trained_runs(both) == folders
 
 
 def test_the_figure_names_every_variant_in_every_panel(folders, tmp_path):

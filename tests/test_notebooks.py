@@ -78,7 +78,7 @@ def test_its_addresses_follow_pyproject(name, tmp_path):
 def test_it_says_what_to_run_first(name):
     head = notebook(name).cells[0].source
     code = "".join(cell.source for cell in notebook(name).cells)
-    if "study_folders(" in code or "gather(" in code:
+    if "study_folders(" in code or "gather_runs(" in code:
         study = re.search(r"make reproduce STUDY=(\w+)` first", head)[1]
         assert f'study = "{study}"' in code and f"--config STUDY={study}`" in head
 

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from score_files import measurements, study, write_history, write_metrics, write_runs
 
 from bipvl import figures as plots
-from bipvl.analysis.claims import ledger
+from bipvl.analysis.claims import claims_table
 from bipvl.analysis.comparisons import compare
 from bipvl.analysis.statistics import case_means, class_values, read_runs
 from bipvl.analysis.studies import Experiments, study_folders
@@ -97,7 +97,7 @@ def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
         "embedding_map": plots.embedding_table(aligned),
         "word_attention-two_stages": attention_pictures(folder),
         "word_attention-four_stages": attention_pictures(folder, stages=4, pictures=2),
-        "claims": ledger(scores, experiments, resamples=99),
+        "claims": claims_table(scores, experiments, resamples=99),
     }
 
 

@@ -9,7 +9,7 @@ from bipvl.analysis.prompt_robustness import prompt_robustness
 from bipvl.analysis.statistics import case_means, read_runs
 from bipvl.data.prompt_edits import EDITS
 from bipvl.data.spec import load_spec
-from bipvl.engine.run import dataset_settings
+from bipvl.engine.profiles import dataset_settings
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tables of scores, against values counted by hand."""
+"""Tables of scores, tested on values computed by hand."""
 
 import math
 import subprocess
@@ -38,7 +38,7 @@ def rows(values):
 
 @pytest.fixture
 def table(tmp_path):
-    """Two cases; of "b" the left atrium is in neither mask; two seeds of bipvlseg; a mean atlas."""
+    """Two cases; in "b" the left atrium is in neither mask; two seeds of bipvlseg; a mean atlas."""
     ours = {("a", RV): 0.6, ("a", LV): 0.8, ("a", LA): 0.0, ("b", LV): 0.5, ("b", RV): 0.7}
     again = {key: min(1, dice + 0.2) for key, dice in ours.items()}
     other = dict.fromkeys(ours, 0.4)
@@ -53,7 +53,7 @@ def table(tmp_path):
     return read_runs(folders)
 
 
-def test_the_long_table_has_all_rows_in_the_studys_and_the_datasets_order(table):
+def test_long_table_keeps_the_order_of_the_study_and_of_the_classes(table):
     assert list(table.columns) == LONG
     assert len(table) == 4 * 5 * 3 * 2
     assert list(dict.fromkeys(table["variant"])) == ["bipvlseg", "swin_unetr_v2", "mean_atlas"]
@@ -62,7 +62,7 @@ def test_the_long_table_has_all_rows_in_the_studys_and_the_datasets_order(table)
     assert set(table["flag"]) == {"", "miss"}
 
 
-def test_a_cases_mean_is_over_its_classes_then_over_seeds(table):
+def test_case_mean_is_over_classes_then_over_seeds(table):
     means = case_means(table).set_index(["variant", "case"])
     first = (0.8 + 0.6 + 0.0) / 3
     assert means.loc[("bipvlseg", "a"), "value"] == pytest.approx((first + first + 0.2) / 2)
@@ -71,13 +71,13 @@ def test_a_cases_mean_is_over_its_classes_then_over_seeds(table):
     assert means.loc[("swin_unetr_v2", "a"), "seeds"] == "0"
 
 
-def test_a_class_value_is_the_mean_over_seeds(table):
+def test_class_value_is_the_mean_over_seeds(table):
     values = class_values(table).set_index(["variant", "case", "class"])["value"]
     assert values["bipvlseg", "a", LV] == pytest.approx(0.9)
     assert ("bipvlseg", "b", LA) not in values.index
 
 
-def test_the_main_table_by_hand(table):
+def test_main_table_by_hand(table):
     main = main_table(table).set_index("variant")
     assert list(main.index) == ["bipvlseg", "swin_unetr_v2", "mean_atlas"]
     a, b = (1.4 / 3 + 2.0 / 3) / 2, 0.7
@@ -99,7 +99,7 @@ def test_interval_of_degenerate_values():
     assert 0 <= low < high <= 1
 
 
-def test_interval_is_the_same_each_time_and_near_the_normal_one():
+def test_interval_is_deterministic_and_close_to_the_normal_one():
     values = np.random.default_rng(1).normal(0.7, 0.1, 60)
     low, high = interval(values)
     half = 1.96 * values.std(ddof=1) / 60**0.5
@@ -109,12 +109,12 @@ def test_interval_is_the_same_each_time_and_near_the_normal_one():
     assert interval(values, confidence=0.5)[0] > low
 
 
-def test_the_median_case_is_the_lower_of_two(table):
+def test_median_case_is_the_lower_of_two(table):
     ours = case_means(table)
     assert median_case(ours[ours["variant"] == "bipvlseg"]) == "a"
 
 
-def test_markdown_marks_the_best_network_and_says_whose_numbers_these_are(table):
+def test_markdown_has_the_best_network_in_bold_and_the_provenance(table):
     text = main_table_markdown(main_table(table))
     lines = text.splitlines()
     assert len(lines) == 2 + 3 + 2
@@ -130,25 +130,28 @@ def test_one_case_has_no_interval_in_the_table(tmp_path):
     assert "0.500 |" in line and "–" not in line and "**" not in line
 
 
-def test_latex_has_its_special_signs_escaped(table):
+def test_latex_escapes_special_characters(table):
     text = main_table_latex(main_table(table))
     assert r"95 \% bootstrap" in text and r"\textbf{0.633}" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     assert not set("↑↓×–") & set(text)
 
 
-def test_provenance_names_both_cohorts_where_both_are(table):
+def test_provenance_names_both_cohorts(table):
     mixed = case_means(table)
     mixed.loc[mixed.index[0], "cohort"] = "real"
     assert provenance(mixed).startswith("Synthetic cohort and real cohort, profile quick")
 
 
-def test_no_run_at_all_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(BipvlError, match="make reproduce PROFILE=quick"):
+def test_error_without_any_run_names_the_folder_and_the_command(tmp_path):
+    with pytest.raises(
+        BipvlError,
+        match=r"quick: has no metrics\.csv of the study 'main'; create it with: make reproduce PROFILE=quick",
+    ):
         study_folders(study(), tmp_path)
 
 
-def test_a_profile_without_seeds_is_taken_as_it_lies_on_disk(tmp_path):
+def test_study_without_seeds_has_all_runs_on_disk(tmp_path):
     write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows({("a", LV): 0.5}), seed=7)
     (tmp_path / "quick").rename(tmp_path / "smoke")
     folders, missing = study_folders(study(profile="smoke", seeds=()), tmp_path)
@@ -156,28 +159,30 @@ def test_a_profile_without_seeds_is_taken_as_it_lies_on_disk(tmp_path):
     assert missing == []
 
 
-def test_faulty_files_are_named(tmp_path):
+def test_wrong_files_are_errors(tmp_path):
     folder = write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows({("a", "spleen"): 0.5}))
-    with pytest.raises(BipvlError, match="scores 'spleen'"):
+    with pytest.raises(
+        BipvlError, match="has scores of 'spleen', which is not a class of the data set; evaluate"
+    ):
         read_runs({"mmwhs_ct": [folder]})
     (folder / "metrics.csv").write_text("case,dice\na,1\n")
-    with pytest.raises(BipvlError, match=r"metrics.csv has the columns case, dice; expected case, class"):
+    with pytest.raises(BipvlError, match=r"metrics.csv: has the columns case, dice instead of case, class"):
         read_runs({"mmwhs_ct": [folder]})
 
 
-def test_two_cohorts_of_one_dataset_are_refused(tmp_path):
+def test_two_cohorts_of_one_data_set_are_an_error(tmp_path):
     one = write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows({("a", LV): 0.5}))
     two = write_metrics(tmp_path, "mmwhs_ct", "swin_unetr_v2", rows({("a", LV): 0.5}), cohort="real")
-    with pytest.raises(BipvlError, match="mixes runs on synthetic and on real data"):
+    with pytest.raises(BipvlError, match="mmwhs_ct: mixes runs on synthetic and on real data; delete"):
         read_runs({"mmwhs_ct": [one, two]})
 
 
-def test_a_case_may_be_called_na(tmp_path):
+def test_case_may_have_the_name_na(tmp_path):
     folder = write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", rows({("NA", LV): 0.5, ("007", LV): 0.5}))
     assert set(read_runs({"mmwhs_ct": [folder]})["case"]) == {"NA", "007"}
 
 
-def test_every_dataset_keeps_its_own_rows(tmp_path):
+def test_every_data_set_keeps_its_own_rows(tmp_path):
     write_runs(tmp_path, "mmwhs_mr")
     write_runs(tmp_path, "msd_brain", cases=3)
     folders, _ = study_folders(study(["msd_brain", "mmwhs_mr"]), tmp_path)
@@ -186,7 +191,7 @@ def test_every_dataset_keeps_its_own_rows(tmp_path):
     assert list(main["cases"]) == [3] * 3 + [4] * 3
 
 
-def test_tables_and_figures_start_without_torch():
+def test_tables_and_figures_do_not_import_torch():
     code = (
         "import bipvl.analysis.tables, bipvl.figures, sys; assert not {'torch', 'monai'} & set(sys.modules)"
     )

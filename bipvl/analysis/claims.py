@@ -1,4 +1,4 @@
-"""The paper's claims, each beside what was measured here, with a verdict (METHOD.md, section 7)."""
+"""The paper's claims with their measured effects and verdicts (METHOD.md, section 7)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -14,7 +14,7 @@ from bipvl.analysis.statistics import case_means, read_runs
 from bipvl.analysis.studies import Experiments, Study, study_folders
 from bipvl.common.errors import BipvlError
 from bipvl.data.spec import load_spec
-from bipvl.engine.run import get_profile
+from bipvl.engine.profiles import get_profile, profile_name
 from bipvl.engine.variants import variant_title
 
 COLUMNS = [
@@ -23,77 +23,78 @@ COLUMNS = [
 ]
 OURS = "bipvlseg"
 PUBMEDBERT = "text-pubmedbert"
-"""BiPVL-Seg with PubMedBERT: ``OURS`` itself at a profile whose own text encoder that is."""
-COMPARED = ("main", "comparison")
-"""The studies of the compared networks."""
+"""BiPVL-Seg with PubMedBERT: at a profile with this text encoder it is ``OURS`` itself."""
+NETWORK_STUDIES = ("main", "comparison")
+"""The studies that compare networks."""
 NOT_AVAILABLE = "not available here"
-SUMMARY = "+2.1 to +4.7 Dice points"
-"""What the paper's summary says of its gains over the compared methods."""
+PAPER_GAIN = "+2.1 to +4.7 Dice points"
+"""The gain over the compared methods in the paper's abstract."""
 RULE = (
-    "Supported: the 95 % interval leaves out 0 on the claimed side, and p is below 0.05. Not supported: the "
-    "same on the other side. Undecided: all else."
+    "Supported: the 95 % interval is above 0 and p is below 0.05. Not supported: the interval is below 0 and "
+    "p is below 0.05. Undecided: all other cases."
 )
 
 Runs = Mapping[tuple[str, str, int], pd.DataFrame]
-"""Rows of Dice on the scan's own grid by (dataset, variant, seed)."""
+"""Rows of Dice on the scan's own grid by (data set, variant, seed)."""
 
 
 class _NotTestedError(Exception):
-    """Why a claim has no measurement."""
+    """The reason why a claim is not tested."""
 
 
 def _difference(rows: pd.DataFrame, variant: str, resamples: int) -> dict[str, object]:
-    """Variant − the other one, paired over the test cases of all datasets together."""
+    """Variant − reference, paired over the test cases of all data sets together."""
     (reference,) = set(rows["variant"]) - {variant}
     pooled = rows.assign(case=rows["dataset"] + "/" + rows["case"], dataset="all")
     row = compare(pooled, reference, resamples=resamples).iloc[0]
-    several = np.isfinite(row["nested_low"])
-    ends = "nested" if several else "difference"
+    several_seeds = np.isfinite(row["nested_low"])
+    interval = "nested" if several_seeds else "difference"
     return {
         "reference": reference,
         "cases": row["cases"],
         "effect": row["difference"],
-        "low": row[f"{ends}_low"],
-        "high": row[f"{ends}_high"],
-        "interval": "percentile over seeds and cases" if several else "BCa over cases",
+        "low": row[f"{interval}_low"],
+        "high": row[f"{interval}_high"],
+        "interval": "percentile over seeds and cases" if several_seeds else "BCa over cases",
         "p": row["p"],
     }
 
 
-def _against_best(rows: pd.DataFrame, variant: str, resamples: int) -> dict[str, object]:
-    """Variant − the one with the highest mean on each dataset.
+def _difference_from_best(rows: pd.DataFrame, variant: str, resamples: int) -> dict[str, object]:
+    """Variant − the reference with the highest mean on each data set.
 
-    The choice by the same scores favours the chosen one.
+    The best one is chosen by the same scores, which favours it.
     """
     others = case_means(rows[rows["variant"] != variant])
     means = others.groupby(["dataset", "variant"], sort=False)["value"].mean()
     best = [*means.groupby("dataset", sort=False).idxmax()]
     chosen = rows[pd.MultiIndex.from_frame(rows[["dataset", "variant"]]).isin(best)]
     ours = rows[rows["variant"] == variant]
-    found = _difference(pd.concat([ours, chosen.assign(variant="best")]), variant, resamples)
-    return found | {"reference": ", ".join(f"{name} ({dataset})" for dataset, name in best)}
+    measured = _difference(pd.concat([ours, chosen.assign(variant="best")]), variant, resamples)
+    return measured | {"reference": ", ".join(f"{name} ({dataset})" for dataset, name in best)}
 
 
-def _growth(rows: pd.DataFrame, variant: str, resamples: int) -> dict[str, object]:
-    """The gain on the dataset with the most classes − that on the others: independent samples of cases.
+def _gain_with_classes(rows: pd.DataFrame, variant: str, resamples: int) -> dict[str, object]:
+    """The gain on the data sets with the most classes − the gain on the others.
 
-    Gains are paired differences, of which all cases of the others count alike.
+    A gain is the mean of paired differences. The two samples of cases are independent; every case of the
+    other data sets has the same weight.
     """
     (reference,) = set(rows["variant"]) - {variant}
     gains = {name: paired(group, variant, reference) for name, group in rows.groupby("dataset", sort=False)}
     classes = {name: load_spec(name).num_classes for name in gains}
-    richest = [name for name in gains if classes[name] == max(classes.values())]
-    others = [name for name in gains if name not in richest]
+    most = [name for name in gains if classes[name] == max(classes.values())]
+    others = [name for name in gains if name not in most]
     if not others:
-        raise _NotTestedError(f"{', '.join(richest)}: no data set has more classes than another")
-    many, few = (np.hstack([gains[name].to_numpy() for name in names]) for names in (richest, others))
+        raise _NotTestedError(f"{', '.join(most)}: no data set has more classes than another")
+    many, few = (np.hstack([gains[name].to_numpy() for name in names]) for names in (most, others))
     cases = many.shape[1], few.shape[1]
-    drawn = nested_means(many, resamples=resamples) - nested_means(few, resamples=resamples, seed=1)
-    low, high = np.percentile(drawn, [2.5, 97.5]) if min(cases) > 1 else (np.nan, np.nan)
-    told = (", ".join(f"{name} ({classes[name]} classes)" for name in names) for names in (richest, others))
+    resampled = nested_means(many, resamples=resamples) - nested_means(few, resamples=resamples, seed=1)
+    low, high = np.percentile(resampled, [2.5, 97.5]) if min(cases) > 1 else (np.nan, np.nan)
+    groups = (", ".join(f"{name} ({classes[name]} classes)" for name in names) for names in (most, others))
     return {
         "reference": reference,
-        "datasets": " against ".join(told),
+        "datasets": " compared with ".join(groups),
         "cases": sum(cases),
         "effect": many.mean() - few.mean(),
         "low": low,
@@ -105,13 +106,13 @@ def _growth(rows: pd.DataFrame, variant: str, resamples: int) -> dict[str, objec
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """That ``variant`` has a higher mean Dice than its reference, or what else ``measure`` says is above 0.
+    """A claim that an effect is above 0; by default that ``variant`` has a higher mean Dice than a reference.
 
     Attributes:
         text: the claim in this project's words.
-        studies: the first of them that runs all these variants at the profile tests it.
-        needs: what is said where none does.
-        measure: (rows of the variant and its references, variant, resamples) → columns of the ledger.
+        studies: the first of these that runs all the variants at the profile tests the claim.
+        needs: the reason for "not tested" if no study does.
+        measure: (rows of the variant and its references, variant, resamples) → columns of the claims table.
         paper: the paper's own value.
     """
 
@@ -138,7 +139,7 @@ def _medical(name: str, variant: str) -> Claim:
         studies=("text_encoder",),
         variant=variant,
         references=("text-bert",),
-        needs="needs the hub, where these text encoders come from",
+        needs="needs text encoders from the Hugging Face Hub",
     )
 
 
@@ -160,81 +161,81 @@ ABLATIONS = (
         references=("prompts-names",),
     ),
 )
-GROWTH = Claim(
-    text="The gain over SwinUNETR-V2 is largest where classes are many",
-    studies=COMPARED,
+MORE_CLASSES = Claim(
+    text="The gain over SwinUNETR-V2 is largest on the data set with the most classes",
+    studies=NETWORK_STUDIES,
     references=("swin_unetr_v2",),
-    measure=_growth,
+    measure=_gain_with_classes,
 )
 
 
-def claims(experiments: Experiments) -> list[Claim]:
-    """All claims: over each network of COMPARED, over the best of the study with most, and the ablations'.
+def list_claims(experiments: Experiments) -> list[Claim]:
+    """All claims: better than each compared network, better than the best of them, and the ablations.
 
-    BiPVL-Seg's own variants there are no claim of the paper's.
+    Variants of BiPVL-Seg among the compared networks are left out: the paper claims nothing about them.
     """
     compared = [
-        tuple(name for name in _others(experiments.studies[study]) if not name.startswith(f"{OURS}-"))
-        for study in COMPARED
+        tuple(name for name in _references(experiments.studies[study]) if not name.startswith(f"{OURS}-"))
+        for study in NETWORK_STUDIES
         if study in experiments.studies
     ]
     networks = [
         Claim(
             text=f"BiPVL-Seg is better than {variant_title(name)}",
-            studies=COMPARED,
+            studies=NETWORK_STUDIES,
             references=(name,),
-            paper=SUMMARY,
+            paper=PAPER_GAIN,
         )
         for name in dict.fromkeys(name for names in compared for name in names)
     ]
     best = Claim(
-        text="BiPVL-Seg is better than the best of these on each data set",
-        studies=COMPARED,
+        text="BiPVL-Seg is better than the best of these networks on each data set",
+        studies=NETWORK_STUDIES,
         references=max(compared, key=len, default=()),
-        measure=_against_best,
-        paper=SUMMARY,
+        measure=_difference_from_best,
+        paper=PAPER_GAIN,
     )
-    return [*networks, best, GROWTH, *ABLATIONS]
+    return [*networks, best, MORE_CLASSES, *ABLATIONS]
 
 
-def ledger(scores: pd.DataFrame, experiments: Experiments, *, resamples: int = 9999) -> pd.DataFrame:
-    """Every claim with what was measured.
+def claims_table(scores: pd.DataFrame, experiments: Experiments, *, resamples: int = 9999) -> pd.DataFrame:
+    """Measure every claim.
 
     Args:
-        scores: long (columns ``statistics.LONG``), as ``gather`` gives it.
-        resamples: of each bootstrap.
+        scores: long table (columns ``statistics.LONG``), as returned by ``gather_runs``.
+        resamples: number of resamples of each bootstrap.
 
     Returns:
-        A row (columns COLUMNS) a claim.
+        One row (columns COLUMNS) per claim.
 
-        - effect, low, high: difference in mean Dice (1) on the scan's own grid, with its 95 % interval
-          (``interval`` says of what kind): over seeds and cases where there are several seeds.
-        - p: Wilcoxon's signed-rank test, for independent samples Mann-Whitney's; p_holm: with Holm's
+        - effect, low, high: difference in mean Dice (from 0 to 1) on the scan's own grid, with its 95 %
+          interval (``interval`` names its kind): over seeds and cases if there are several seeds.
+        - p: Wilcoxon's signed-rank test, for independent samples the Mann-Whitney test; p_holm: with Holm's
           correction over all claims that are tested.
-        - verdict: by RULE, or "not tested" and why; of a synthetic cohort it says so.
+        - verdict: by RULE, or "not tested" and the reason; it mentions a synthetic cohort.
 
     Raises:
-        BipvlError: scores of two cohorts; a case that one run has and another has not; a row that is there
-            twice.
+        BipvlError: scores of two cohorts; a case that only some runs have; a duplicate row.
     """
     cohorts = [*dict.fromkeys(scores["cohort"])]
     if len(cohorts) != 1:
         raise BipvlError(
-            f"the runs at profile '{experiments.profile}' mix cohorts ({', '.join(cohorts)}), and a claim is "
-            "tested on one; delete the runs of the other"
+            f"the runs at profile '{experiments.profile}' mix cohorts ({', '.join(cohorts)})",
+            "delete the runs of one of them, since a claim is tested on one cohort",
         )
     dice = scores[(scores["metric"] == "dice") & (scores["grid"] == "scan")]
     runs = dict(iter(dice.groupby(["dataset", "variant", "seed"], sort=False)))
-    rows = [_row(claim, experiments, runs, resamples) for claim in claims(experiments)]
-    table = pd.DataFrame(rows, columns=COLUMNS).assign(cohort=cohorts[0], profile=experiments.profile)
-    table = table.astype({"cases": "Int64"})  # whole numbers, though claims that are not tested have none
+    rows = [_row(claim, experiments, runs, resamples) for claim in list_claims(experiments)]
+    origin = {"cohort": cohorts[0], "profile": profile_name(experiments.profile)}
+    table = pd.DataFrame(rows, columns=COLUMNS).assign(**origin)
+    table = table.astype({"cases": "Int64"})  # whole numbers, although claims that are not tested have none
     table["p_holm"] = holm(table["p"].astype(float))
     table["verdict"] = [row["verdict"] or verdict(row) for _, row in table.iterrows()]
     return table
 
 
 def verdict(row: pd.Series) -> str:
-    """By RULE, from low, high, p_holm and cohort; NaN decide nothing."""
+    """The verdict by RULE from low, high, p_holm and cohort; "undecided" if they are NaN."""
     word = "undecided"
     if row["p_holm"] < 0.05 and row["low"] > 0:
         word = "supported"
@@ -243,34 +244,35 @@ def verdict(row: pd.Series) -> str:
     return f"{word} (synthetic cohort)" if row["cohort"] == "synthetic" else word
 
 
-def gather(experiments: Experiments, root: str | Path) -> pd.DataFrame:
-    """The long table of all studies' runs that are there, none twice.
+def gather_runs(experiments: Experiments, root: str | Path) -> pd.DataFrame:
+    """The long table of the finished runs of all studies, each once.
 
     Raises:
-        BipvlError: not one is there.
+        BipvlError: there is no finished run.
     """
     folders: dict[str, dict[Path, None]] = {}
     for study in experiments.studies.values():
-        with suppress(BipvlError):  # not one run of this study, as its claims will say
+        with suppress(BipvlError):  # the study has no run yet, which the verdicts of its claims will report
             for dataset, paths in study_folders(study, root)[0].items():
                 folders.setdefault(dataset, {}).update(dict.fromkeys(paths))
     if not folders:
         raise BipvlError(
-            f"{Path(root, experiments.profile)} holds no run of any study; "
-            f"make them with: make reproduce PROFILE={experiments.profile}"
+            "has no run of any study",
+            f"create them with: make reproduce PROFILE={experiments.profile}",
+            Path(root, profile_name(experiments.profile)),
         )
     return read_runs({dataset: [*paths] for dataset, paths in folders.items()})
 
 
-def _others(study: Study) -> tuple[str, ...]:
-    """All that a study holds against its first variant, other tools by their titles."""
+def _references(study: Study) -> tuple[str, ...]:
+    """All that a study compares with its first variant, other tools by their titles."""
     return tuple(dict.fromkeys([*study.variants[1:], *(other.title for other in study.external)]))
 
 
 def _row(claim: Claim, experiments: Experiments, runs: Runs, resamples: int) -> dict[str, object]:
-    """A claim's row but for what depends on the other rows; a verdict only where it is not tested."""
-    own_encoder = get_profile(experiments.profile)["language"]["text"]
-    variant = OURS if claim.variant == PUBMEDBERT and "pubmedbert" in own_encoder else claim.variant
+    """A claim's row without the columns that depend on other rows; its verdict is "" if it is tested."""
+    encoder = get_profile(experiments.profile).language.text
+    variant = OURS if claim.variant == PUBMEDBERT and "pubmedbert" in encoder else claim.variant
     row = {"claim": claim.text, "study": claim.studies[0], "variant": variant, "verdict": ""}
     row |= {"reference": ", ".join(claim.references), "paper": claim.paper}
     try:
@@ -287,21 +289,21 @@ def _study(claim: Claim, variant: str, experiments: Experiments) -> Study:
     """The study that tests a claim at the profile."""
     for name in claim.studies:
         study = experiments.studies.get(name)
-        if study and study.seeds and {variant, *claim.references} <= {study.variants[0], *_others(study)}:
+        if study and study.seeds and {variant, *claim.references} <= {study.variants[0], *_references(study)}:
             return study
     pair = " and ".join([variant, *claim.references])
     raise _NotTestedError(claim.needs or f"no study runs {pair} at profile {experiments.profile}")
 
 
 def _rows(study: Study, variant: str, references: Iterable[str], runs: Runs) -> pd.DataFrame:
-    """The rows of a study's runs of the variant and its references, where both are to run."""
+    """The rows of a study's runs of the variant and its references, on the data sets with both."""
     titles = [(other.dataset, other.title) for other in study.external]
     parts, missing = [], []
     for dataset in study.datasets:
-        there = [name for name in references if name in study.variants or (dataset, name) in titles]
-        for name in [variant, *there] if there else []:
+        here = [name for name in references if name in study.variants or (dataset, name) in titles]
+        for name in [variant, *here] if here else []:
             for seed in study.seeds:
-                # Other tools' masks have no seeds; they stand beside each of ours.
+                # Other tools' predictions have no seeds; they are compared with each of ours.
                 run = (dataset, name, 0 if (dataset, name) in titles else seed)
                 if run in runs:
                     parts.append(runs[run].assign(seed=seed))
@@ -311,5 +313,5 @@ def _rows(study: Study, variant: str, references: Iterable[str], runs: Runs) -> 
         rest = f" and {len(missing) - 2} more" if missing[2:] else ""
         raise _NotTestedError(f"{', '.join(missing[:2])}{rest} not run")
     if not parts:
-        raise _NotTestedError(f"study '{study.name}' holds nothing against {variant}")
+        raise _NotTestedError(f"study '{study.name}' compares nothing with {variant}")
     return pd.concat(parts)

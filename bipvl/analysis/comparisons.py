@@ -1,4 +1,4 @@
-"""Whether variants differ: paired over the same test cases, with intervals, tests and Holm's correction."""
+"""Paired comparisons of variants over the same test cases: intervals, tests and Holm's correction."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from bipvl.common.errors import BipvlError
 from bipvl.common.lookup import choose
 from bipvl.engine.variants import MEAN_ATLAS
 
-HOME = ["cohort", "profile", "dataset"]
-"""What two variants must share for their cases to be the same cases."""
+SAME_CASES = ["cohort", "profile", "dataset"]
+"""Two variants have the same cases if these are equal."""
 LOWER_IS_BETTER = {"hd95_mm"}
 COLUMNS = [
-    *HOME,
+    *SAME_CASES,
     *("variant", "reference", "metric", "grid", "seeds", "reference_seeds", "cases"),
     *("mean", "median", "low", "high"),
     *("difference", "difference_low", "difference_high", "nested_low", "nested_high"),
@@ -31,34 +31,34 @@ def compare(
     *,
     resamples: int = 9999,
 ) -> pd.DataFrame:
-    """Each dataset's variants against its ``reference`` variant, case by case; the mean atlas takes no part.
+    """Compare each data set's variants with its ``reference`` variant; the mean atlas is left out.
 
-    A case's value is the mean over its classes, then over seeds, so that n is the number of cases and more
-    seeds do not inflate it. Empty structures count as ``bipvl.engine.metrics`` scores them.
+    A case's value is the mean over its classes, then over seeds, so that n is the number of cases whatever
+    the number of seeds. Empty structures are scored as in ``bipvl.engine.metrics``.
 
     Args:
-        table: long (columns LONG), as ``read_runs`` gives it.
-        resamples: of each bootstrap.
+        table: long table (columns LONG), as returned by ``read_runs``.
+        resamples: number of resamples of each bootstrap.
 
     Returns:
-        A row (columns COLUMNS) per dataset and variant; none where there is nothing beside the reference.
+        One row (columns COLUMNS) per data set and variant; none for a data set with only the reference.
 
-        - mean, median, low, high: of the variant over cases, in the metric's unit (1, or mm). These intervals
-          are 95 % bootstrap intervals (BCa) of the mean over cases.
-        - difference, difference_low, difference_high: mean of variant − reference. Positive is a higher
-          value, which for HD95 is worse.
+        - mean, median, low, high: of the variant over cases, in the metric's unit (1 or mm); low and high are
+          the 95 % bootstrap interval (BCa) of the mean.
+        - difference, difference_low, difference_high: mean of variant − reference with its interval. Positive
+          is a higher value, which is worse for HD95.
         - nested_low, nested_high: 95 % interval of the difference over seeds and cases (``nested_interval``),
-          of the seeds that both have; NaN with one.
-        - seed_sd: standard deviation over these seeds of the mean difference; NaN with one.
-        - won: share of cases where the variant is better (lower for HD95); a tie counts half.
-        - p: Wilcoxon's signed-rank test, two-sided; it leaves equal cases out, and is 1 where all are equal.
+          for the seeds that both have; NaN if there is only one.
+        - seed_sd: standard deviation over these seeds of the mean difference; NaN for one seed.
+        - won: share of cases in which the variant is better (lower for HD95); a tie counts half.
+        - p: Wilcoxon's signed-rank test, two-sided, without ties; 1 if all cases are ties.
         - p_holm: p with Holm's correction over all rows of this call.
 
-        One case alone has neither intervals nor p: NaN.
+        With a single case, intervals and p are NaN.
 
     Raises:
-        BipvlError: an unknown metric, grid or reference; a row that is there twice; a value that is no
-            number; a dataset without the reference; a case that one run has and another has not.
+        BipvlError: an unknown metric, grid or reference; a duplicate row; a value that is not finite; a data
+            set without the reference; a case that only some runs have.
     """
     choose("metric", metric, dict.fromkeys(table["metric"]))
     choose("grid", grid, dict.fromkeys(table["grid"]))
@@ -66,7 +66,7 @@ def compare(
     choose("variant", reference, dict.fromkeys(rows["variant"]))
     _check_rows(table)
     found = []
-    for home, group in rows.groupby(HOME, sort=False):
+    for home, group in rows.groupby(SAME_CASES, sort=False):
         runs = _by_run(group)
         _check_cases(runs, "/".join(home[1:]), reference)
         found += _compare(group, runs, reference, resamples)
@@ -75,7 +75,7 @@ def compare(
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction of a family of p values; NaN stays NaN and is no member of the family."""
+    """Holm's step-down correction of p values; NaN stays NaN and does not count."""
     corrected = np.array(p, float)
     order = np.argsort(corrected)[: np.isfinite(corrected).sum()]  # NaN are last
     steps = corrected[order] * np.arange(len(order), 0, -1)
@@ -84,13 +84,13 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def paired(table: pd.DataFrame, variant: str, reference: str) -> pd.DataFrame:
-    """Variant − reference on one dataset: the seeds that both have × cases.
+    """Variant − reference on one data set, S × n: the seeds that both have × cases.
 
     Args:
-        table: long, of one dataset, metric and grid. A case's value is the mean over its classes.
+        table: long table of one data set, metric and grid. A case's value is the mean over its classes.
 
     Raises:
-        BipvlError: as ``compare``.
+        BipvlError: as in ``compare``.
     """
     rows = table[table["variant"].isin([variant, reference])]
     _check_rows(rows)
@@ -100,13 +100,12 @@ def paired(table: pd.DataFrame, variant: str, reference: str) -> pd.DataFrame:
 
 
 def nested_means(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) -> np.ndarray:
-    """Bootstrap means of paired differences, S seeds × n cases → one a resample.
+    """Bootstrap means of paired differences, S seeds × n cases → one mean per resample.
 
-    Each resample draws S seeds, then n cases for them. The seeds share their test cases, and what a variant
-    makes of a case comes again with every seed; so the drawn seeds share the drawn cases too (Owen 2007, The
-    pigeonhole bootstrap). With cases drawn anew for each seed the interval would be too narrow, for cases
-    would count once a seed. Means of S drawn seeds vary by only (S − 1)/S of what they should; the seeds'
-    means are widened by as much before.
+    Each resample draws S seeds and n cases. All drawn seeds use the same drawn cases, because the seeds share
+    their test cases and a case's difference recurs with every seed (Owen 2007, The pigeonhole bootstrap).
+    Drawing cases separately for each seed would give too narrow an interval. Means of S drawn seeds have only
+    (S − 1)/S of the right variance, so the seeds' means are widened accordingly first.
     """
     random = np.random.default_rng(seed)
     seeds, cases = differences.shape
@@ -117,10 +116,9 @@ def nested_means(differences: np.ndarray, *, resamples: int = 9999, seed: int = 
 
 
 def nested_interval(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of ``nested_means``; NaN where there is one seed or one case.
+    """95 % percentile interval of ``nested_means``; NaN for one seed or one case.
 
-    In made-up tables of 3 seeds and 20 cases it holds the true mean 94 times of 100 where seeds have no
-    shift of their own, and 81 times where nothing but the seeds' shift varies: three tell little of others.
+    Simulated coverage (3 seeds, 20 cases): 94 % without a seed effect, 81 % with only a seed effect.
     """
     if min(differences.shape) < 2:
         return float("nan"), float("nan")
@@ -130,13 +128,13 @@ def nested_interval(differences: np.ndarray, *, resamples: int = 9999, seed: int
 
 def _paired_runs(runs: pd.DataFrame, variant: str, reference: str) -> pd.DataFrame:
     """``paired`` of (variant, seed) × case."""
-    mine, theirs = runs.loc[variant], runs.loc[reference]
-    shared = mine.index.intersection(theirs.index)
-    return mine.loc[shared] - theirs.loc[shared]
+    first, second = runs.loc[variant], runs.loc[reference]
+    shared = first.index.intersection(second.index)
+    return first.loc[shared] - second.loc[shared]
 
 
 def _by_run(rows: pd.DataFrame) -> pd.DataFrame:
-    """A case's mean over its classes: (variant, seed) × case, NaN where the run does not score the case."""
+    """Means over classes, (variant, seed) × case; NaN if the run does not score the case."""
     values = rows.groupby(["variant", "seed", "case"], sort=False)["value"].mean()
     return values.unstack("case")[rows["case"].unique()]
 
@@ -144,87 +142,91 @@ def _by_run(rows: pd.DataFrame) -> pd.DataFrame:
 def _compare(
     rows: pd.DataFrame, runs: pd.DataFrame, reference: str, resamples: int
 ) -> list[dict[str, object]]:
-    """The comparisons of one dataset.
+    """The comparisons of one data set.
 
     Args:
         rows: of one metric and grid; every run has the same cases.
-        runs: the same as (variant, seed) × case.
+        runs: the same values as (variant, seed) × case.
     """
-    shared = rows[[*HOME, "metric", "grid"]].iloc[0].to_dict()
+    shared = rows[[*SAME_CASES, "metric", "grid"]].iloc[0].to_dict()
     values = case_means(rows, shared["metric"], shared["grid"]).set_index("case")
     variants = dict(iter(values.groupby("variant", sort=False)))
-    theirs = variants.pop(reference)
-    shared |= {"reference": reference, "reference_seeds": theirs["seeds"].iloc[0]}
+    baseline = variants.pop(reference)
+    shared |= {"reference": reference, "reference_seeds": baseline["seeds"].iloc[0]}
     results = []
-    for name, mine in variants.items():
+    for name, means in variants.items():
         by_seed = _paired_runs(runs, name, reference)
         low, high = nested_interval(by_seed.to_numpy(), resamples=resamples)
-        own = {"variant": name, "seeds": mine["seeds"].iloc[0], "nested_low": low, "nested_high": high}
-        own["seed_sd"] = by_seed.mean(axis=1).std(ddof=1)
-        pairs = mine["value"].to_numpy(), theirs["value"].loc[mine.index].to_numpy()
-        results.append(shared | own | _paired(*pairs, shared["metric"] in LOWER_IS_BETTER, resamples))
+        row = {"variant": name, "seeds": means["seeds"].iloc[0], "nested_low": low, "nested_high": high}
+        row["seed_sd"] = by_seed.mean(axis=1).std(ddof=1)
+        pairs = means["value"].to_numpy(), baseline["value"].loc[means.index].to_numpy()
+        results.append(shared | row | _compare_pairs(*pairs, shared["metric"] in LOWER_IS_BETTER, resamples))
     return results
 
 
-def _paired(mine: np.ndarray, theirs: np.ndarray, lower_is_better: bool, resamples: int) -> dict[str, float]:
-    """What the values of two variants say, one a case, in the same order."""
-    # Equal values may differ in the last bits when they are means of several; such a pair is a tie.
-    difference = np.round(mine - theirs, 9)
+def _compare_pairs(
+    values: np.ndarray, baseline: np.ndarray, lower_is_better: bool, resamples: int
+) -> dict[str, float]:
+    """Statistics of two variants' values, one per case, in the same order of cases."""
+    # Means of several equal values may differ in the last bits; such a pair is a tie.
+    difference = np.round(values - baseline, 9)
     gain = -difference if lower_is_better else difference
-    low, high = interval(mine, resamples=resamples)
+    low, high = interval(values, resamples=resamples)
     difference_low, difference_high = interval(difference, resamples=resamples)
     return {
-        "cases": len(mine),
-        "mean": mine.mean(),
-        "median": np.median(mine),
+        "cases": len(values),
+        "mean": values.mean(),
+        "median": np.median(values),
         "low": low,
         "high": high,
         "difference": difference.mean(),
         "difference_low": difference_low,
         "difference_high": difference_high,
         "won": np.mean((gain > 0) + (gain == 0) / 2),
-        "p": _p(difference),
+        "p": _wilcoxon(difference),
     }
 
 
-def _p(difference: np.ndarray) -> float:
+def _wilcoxon(difference: np.ndarray) -> float:
     if len(difference) < 2:
         return float("nan")
     return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def _check_rows(table: pd.DataFrame) -> None:
-    """No row twice, and a number in each; else a BipvlError that names the first."""
+    """Raise a BipvlError for the first duplicate row or value that is not finite."""
     keys = [column for column in LONG if column not in ("value", "flag")]
-    for faulty, fault in (
-        (table.duplicated(keys), "is there twice; leave one of its rows, or evaluate the run again"),
-        (~np.isfinite(table["value"]), "has no finite value; evaluate the run again"),
+    for wrong, problem, fix in (
+        (table.duplicated(keys), "has two rows", "remove one, or evaluate the run again"),
+        (~np.isfinite(table["value"]), "has no finite value", "evaluate the run again"),
     ):
-        if faulty.any():
-            row = table[faulty].iloc[0]
+        if wrong.any():
+            row = table[wrong].iloc[0]
             what = f"{row['metric']} of '{row['class']}' in case '{row['case']}', {row['grid']} grid,"
             run = _run(f"{row['profile']}/{row['dataset']}", row["variant"], row["seed"])
-            raise BipvlError(f"{run}: {what} {fault}.")
+            raise BipvlError(f"{what} {problem}", fix, run)
 
 
 def _check_cases(runs: pd.DataFrame, where: str, reference: str) -> None:
-    """Every run of a dataset scores the same cases, the reference's runs too; else a BipvlError."""
+    """Raise a BipvlError unless the reference was run and all runs of a data set score the same cases."""
     if reference not in runs.index.get_level_values("variant"):
         raise BipvlError(
-            f"{where} has no scores of the reference '{reference}' to compare with; "
-            "run it there too, or leave the dataset out."
+            f"no scores of the reference '{reference}' to compare with",
+            "run it on this data set too, or leave the data set out",
+            where,
         )
-    lacking = runs.isna()
-    if lacking.any(axis=None):
-        run = lacking.any(axis=1).idxmax()
-        case = lacking.loc[run].idxmax()
+    missing = runs.isna()
+    if missing.any(axis=None):
+        run = missing.any(axis=1).idxmax()
+        case = missing.loc[run].idxmax()
         other = runs[case].first_valid_index()
         raise BipvlError(
-            f"{_run(where, *run)} does not score case '{case}', which {_run(where, *other)} scores; "
-            "evaluate both on the same test cases."
+            f"does not score case '{case}', which {_run(where, *other)} scores",
+            "evaluate both on the same test cases",
+            _run(where, *run),
         )
 
 
 def _run(where: str, variant: str, seed: int) -> str:
-    """A run as its folder is called."""
+    """A run by the name of its folder."""
     return f"{where}/{variant}/seed{seed}"

@@ -1,4 +1,4 @@
-"""What a variant costs, without running it: parameters, operations and memory, counted on the meta device."""
+"""The cost of a variant without running it: parameters, operations and memory, on the meta device."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,33 +17,34 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bipvl.data.spec import DatasetSpec
-from bipvl.engine.checksums import digest, sha256
-from bipvl.engine.variants import Variant, bipvlseg_arguments, build_network, prompt_texts
-from bipvl.model.deviations import departures
+from bipvl.engine.build import bipvlseg_arguments, build_network
+from bipvl.engine.checksums import json_checksum, sha256
+from bipvl.engine.variants import Variant, prompt_texts
 
 GIB = 2**30
 FLOAT = 4
-"""Bytes of a number in single precision, in which weights, gradients and the optimiser are kept."""
+"""Bytes of a number in single precision, the type of weights, gradients and optimiser state."""
 
 BACKWARD = 2
-"""What a backward pass takes, in forward passes: each product has two there, one a factor. A little too much
-where weights are frozen. Torch's own count of it is several times too high for convolutions in groups."""
+"""Operations of a backward pass, in forward passes: each product has two, one for each factor. This is
+slightly too high with frozen weights. Torch's own count is several times too high for grouped
+convolutions."""
 
 NO_COST = {"easy_negatives", "weights_over_classes", "doubled_penalty", "rising_rate"}
 NO_COST |= {"erasing_fusion", "repeated_octants"}
-"""Departures that change no count: those of objective and training, a sum left out, other voxels read."""
+"""Deviations that change no count: of the objective and the training, a missing sum, other voxels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Operations are floating-point operations, a multiplication and its addition being two.
+    """The cost of a variant in training; a multiplication and an addition are two operations.
 
     Attributes:
-        parameters, trained: all numbers of the network, and those that an optimiser changes.
-        forward: operations of a training step's forward pass.
-        step: of all of a training step: forward, backward, activation checkpointing's second forward pass.
+        parameters, trained: all parameters of the network, and those that are trained.
+        forward: floating-point operations of a training step's forward pass.
+        step: of the whole training step: forward, backward, and recomputation with activation checkpointing.
         memory_gib: estimated peak of a training step (:func:`training_memory`).
-        stand_in: what was counted in place of a text encoder that is not on this machine; "" if nothing.
+        stand_in: what was counted instead of a text encoder that is not on this machine; "" if nothing.
     """
 
     parameters: int
@@ -55,28 +56,29 @@ class Cost:
 
 
 def measure(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> Cost:
-    """Count a variant on a dataset at a profile's settings (``runs.dataset_settings``); needs no weights."""
-    from bipvl.engine.train import Learner, make_objective
+    """Count a variant on a data set with a profile's settings (``dataset_settings``); needs no weights."""
+    from bipvl.engine.build import build_objective
+    from bipvl.engine.train import Learner
 
     network, stand_in = empty_network(variant, spec, settings)
-    learner = Learner(network=network, objective=make_objective(variant, spec)).to("meta").train()
-    prompts = network.static_prompts(prompt_texts(variant, spec)) if variant.language else None
+    learner = Learner(network=network, objective=build_objective(variant, spec)).to("meta").train()
+    prompts = network.training_prompts(prompt_texts(variant, spec)) if variant.language else None
     volume, target = _batch(spec, settings)
-    with Operations() as counted, watched(network, counted) as seen:
+    with Operations() as counted, record_activations(network, counted) as activations:
         learner(volume, target, prompts)
     checkpointing = settings["training"]["checkpointing"]
     return Cost(
         parameters=sum(p.numel() for p in network.parameters()),
         trained=_trained(network),
         forward=counted.total,
-        step=(1 + BACKWARD) * counted.total + (seen.recomputed if checkpointing else 0),
-        memory_gib=training_memory(learner, seen, checkpointing),
+        step=(1 + BACKWARD) * counted.total + (activations.recomputed if checkpointing else 0),
+        memory_gib=training_memory(learner, activations, checkpointing),
         stand_in=stand_in,
     )
 
 
 def window_operations(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> float:
-    """Operations of the prediction of one window, the prompts being encoded already."""
+    """Operations to predict one window, with prompts that are already encoded."""
     network, _ = empty_network(variant, spec, settings)
     network.to("meta").eval()
     volume, _ = _batch(spec, settings)
@@ -88,8 +90,10 @@ def window_operations(variant: Variant, spec: DatasetSpec, settings: Mapping[str
 
 
 class Operations(TorchDispatchMode):
-    """Counts floating-point operations by torch's own formulas, in less time than its FlopCounterMode, which
-    also notes to which module each belongs."""
+    """Counts floating-point operations by torch's own formulas.
+
+    Faster than torch's FlopCounterMode, which also records the module of each operation.
+    """
 
     total = 0
 
@@ -100,20 +104,20 @@ class Operations(TorchDispatchMode):
         return result
 
 
-def alike(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> str:
-    """A key that variants share which cost the same: they differ in objective, prompts' words or cases.
+def cost_key(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> str:
+    """A key that is equal for variants of equal cost, which differ only in objective, prompts or cases.
 
-    Of another version of this package's networks, or of torch, it is another.
+    It changes with this package's networks and with the versions of torch, MONAI and transformers.
     """
     if variant.language:
         arguments, _ = _with_text_config(bipvlseg_arguments(variant, spec, settings))
-        arguments["preset"] = sorted(departures(variant.preset) - NO_COST)
+        arguments["deviations"] = sorted({*variant.deviations} - NO_COST)
     else:
         arguments = {"network": variant.network or variant.name, "channels": len(spec.channels)}
         arguments |= {"classes": spec.out_channels}
     shared = {key: settings[key] for key in ("crop", "network")}
     shared |= {key: settings["training"][key] for key in ("batch_size", "checkpointing")}
-    return digest([arguments, shared, _version()])
+    return json_checksum([arguments, shared, _version()])
 
 
 @cache
@@ -125,23 +129,23 @@ def _version() -> list[str]:
 
 
 def empty_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> tuple[nn.Module, str]:
-    """A variant's network whose parameters have shapes and no values, and its text encoder's stand-in."""
+    """A variant's network with parameters that have shapes but no values, and its text encoder's stand-in."""
     from accelerate import init_empty_weights
 
-    from bipvl.model.bipvlseg import BiPVLSeg
+    from bipvl.model.released import network_class
     from bipvl.model.text import OFFLINE, load_tokenizer
 
     with init_empty_weights():
         if not variant.language:
             return build_network(variant, spec, settings), ""
         arguments, stand_in = _with_text_config(bipvlseg_arguments(variant, spec, settings))
-        network = BiPVLSeg(**arguments)
-    network.tokenizer = load_tokenizer(OFFLINE)  # BERT's word pieces: about as many as any other's
+        network = network_class(variant.deviations)(**arguments)
+    network.tokenizer = load_tokenizer(OFFLINE)  # BERT's tokens: about as many as with other tokenizers
     return network, stand_in
 
 
 def _with_text_config(arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Arguments of ``BiPVLSeg.create`` → of ``BiPVLSeg`` itself, and what stands in for the text encoder."""
+    """Arguments of ``BiPVLSeg.create`` → of ``BiPVLSeg`` itself, and the stand-in for the text encoder."""
     from bipvl.model.text import text_config
 
     text, weights = arguments.pop("text"), arguments.pop("text_weights", "pretrained")
@@ -152,7 +156,7 @@ def _with_text_config(arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _batch(spec: DatasetSpec, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """A volume and its target, without values."""
+    """A volume B × M × H × W × D and its target, on the meta device."""
     batch, crop = settings["training"]["batch_size"], settings["crop"]
     labels = spec.out_channels if spec.overlapping else 1
     return (
@@ -166,12 +170,12 @@ def _trained(module: nn.Module) -> int:
 
 
 @dataclass
-class Seen:
-    """What a forward pass leaves for the backward pass, in bytes by storage, parameters not counted.
+class Activations:
+    """What a forward pass keeps for the backward pass, in bytes by storage, without parameters.
 
     Attributes:
+        outside: all except ``inside``; includes the inputs of the blocks.
         inside: within each block that checkpointing would recompute.
-        outside: all else, the inputs of these blocks among it.
         recomputed: operations of these blocks.
     """
 
@@ -181,71 +185,71 @@ class Seen:
 
 
 @contextmanager
-def watched(network: nn.Module, counted: Operations) -> Iterator[Seen]:
-    """Watch the forward passes of a network; a pass must not have begun, and no block lie in another."""
+def record_activations(network: nn.Module, counted: Operations) -> Iterator[Activations]:
+    """Record what a network's forward passes inside the context keep; blocks must not be nested."""
     from bipvl.model.checkpointing import BLOCKS
 
-    seen, own = Seen(), {p.untyped_storage()._cdata for p in network.parameters()}
-    current = seen.outside
+    activations, weights = Activations(), {p.untyped_storage()._cdata for p in network.parameters()}
+    current = activations.outside
 
-    def note(tensor: Any, place: dict[int, int] | None = None) -> Any:
+    def record(tensor: Any, into: dict[int, int] | None = None) -> Any:
         if isinstance(tensor, Tensor):
             storage = tensor.untyped_storage()
-            if storage._cdata not in own and storage._cdata not in seen.outside:
-                (current if place is None else place)[storage._cdata] = storage.nbytes()
+            if storage._cdata not in weights and storage._cdata not in activations.outside:
+                (current if into is None else into)[storage._cdata] = storage.nbytes()
         return tensor
 
     def enter(block: nn.Module, inputs: tuple) -> None:
         nonlocal current
         for tensor in inputs:
-            note(tensor, seen.outside)
+            record(tensor, activations.outside)
         current = {}
-        seen.inside.append(current)
-        seen.recomputed -= counted.total
+        activations.inside.append(current)
+        activations.recomputed -= counted.total
 
     def leave(block: nn.Module, inputs: tuple, output: Any) -> None:
         nonlocal current
-        current = seen.outside
-        seen.recomputed += counted.total
+        current = activations.outside
+        activations.recomputed += counted.total
 
     blocks = [module for module in network.modules() if isinstance(module, BLOCKS)]
     hooks = [h for b in blocks for h in (b.register_forward_pre_hook(enter), b.register_forward_hook(leave))]
     try:
-        with _FusedAttention(note), saved_tensors_hooks(note, lambda tensor: tensor):
-            yield seen
+        with _FusedAttention(record), saved_tensors_hooks(record, lambda tensor: tensor):
+            yield activations
     finally:
         for hook in hooks:
             hook.remove()
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention saves what the fused kernels save: inputs and output, and never its matrix.
+    """Makes attention save what the fused kernels save: inputs and output, but not the attention matrix.
 
-    On the meta device torch takes the plain kernel, which is taken nowhere else.
+    The meta device is the only one on which torch does not use a fused kernel.
     """
 
-    def __init__(self, note: Callable[[Any], Any]) -> None:
+    def __init__(self, record: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.note = note
+        self.record = record
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is not F.scaled_dot_product_attention:
             return function(*args, **kwargs or {})
-        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):  # the innermost alone count
+        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):  # the innermost hooks win
             output = function(*args, **kwargs or {})
         for tensor in (*args, *(kwargs or {}).values(), output):
-            self.note(tensor)
+            self.record(tensor)
         return output
 
 
-def training_memory(learner: nn.Module, seen: Seen, checkpointing: bool) -> float:
-    """GiB at the peak of a training step, an estimate: weights, gradients, AdamW's two moments, activations.
+def training_memory(learner: nn.Module, activations: Activations, checkpointing: bool) -> float:
+    """Estimated peak of a training step, GiB: weights, gradients, AdamW's two moments, activations.
 
-    With checkpointing the activations of blocks are those of the largest one, since one at a time is
-    recomputed. All in single precision (mixed precision needs less); what lives for one operation only, the
-    allocator's gaps and the libraries themselves are left out (they need more).
+    With checkpointing only the largest block counts, since one block at a time is recomputed. All numbers are
+    in single precision (mixed precision needs less). Temporary tensors of single operations, gaps of the
+    allocator and the libraries themselves are not included (they add to it).
     """
     numbers = sum(p.numel() for p in learner.parameters()) + 3 * _trained(learner)
-    blocks = [sum(block.values()) for block in seen.inside]
-    activations = max(blocks, default=0) if checkpointing else sum(blocks)
-    return (FLOAT * numbers + sum(seen.outside.values()) + activations) / GIB
+    blocks = [sum(block.values()) for block in activations.inside]
+    inside = max(blocks, default=0) if checkpointing else sum(blocks)
+    return (FLOAT * numbers + sum(activations.outside.values()) + inside) / GIB

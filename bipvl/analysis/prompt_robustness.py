@@ -1,4 +1,4 @@
-"""What a trained network makes of prompts that it was not trained with (paper, prompt quality)."""
+"""Scores of trained networks with prompts that they were not trained with (paper, prompt quality)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,23 +19,25 @@ from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import load_native
 from bipvl.engine.evaluate import test_cases
 from bipvl.engine.metrics import class_masks, dice_scores
-from bipvl.engine.predict import Segmenter, to_grid
+from bipvl.engine.predict import Segmenter
 from bipvl.engine.run import Run
+from bipvl.engine.scan_grid import label_scan
 from bipvl.engine.variants import get_variant
 
 
 def prompt_robustness(
     folders: Mapping[str, Sequence[Path]], data_root: str | Path, *, progress: bool = True
 ) -> pd.DataFrame:
-    """Dice of every test case under every edit of the prompts, for two ways to train.
+    """Dice of every test case with every edit of the prompts.
+
+    Variants that were trained with the full prompts are tested with every edit. Variants that were trained
+    with an edit keep their own scores.
 
     Args:
-        folders: a study's run folders by dataset; the variants that were trained with the full prompts are
-            tested with every edit, and those that were trained with an edit stand beside them with their own
-            scores.
+        folders: a study's run folders by data set.
 
     Returns:
-        Columns of ``statistics.case_means``, and ``prompts`` (the edit at the test) and ``trained`` (the edit
+        Columns of ``statistics.case_means``, and ``prompts`` (the edit in the test) and ``trained`` (the edit
         in training).
     """
     parts = []
@@ -43,10 +45,8 @@ def prompt_robustness(
         runs = [Run.open(folder) for folder in group]
         for run in runs:
             if run.variant.prompts == "full":
-                tested = _tested(run, data_root, progress)
-                parts += [
-                    case_means(rows).assign(prompts=edit, trained="full") for edit, rows in tested.items()
-                ]
+                for edit, rows in _test_with_edits(run, data_root, progress).items():
+                    parts.append(case_means(rows).assign(prompts=edit, trained="full"))
         trained = case_means(read_runs({runs[0].spec.name: group}))
         for variant, rows in trained.groupby("variant", sort=False):
             if variant.startswith("prompts-"):
@@ -55,8 +55,8 @@ def prompt_robustness(
     return pd.concat(parts, ignore_index=True)
 
 
-def _tested(run: Run, data_root: str | Path, progress: bool) -> dict[str, pd.DataFrame]:
-    """A run's Dice on the scan's own grid under every edit of its dataset's prompts, each a long table."""
+def _test_with_edits(run: Run, data_root: str | Path, progress: bool) -> dict[str, pd.DataFrame]:
+    """A run's Dice on the scan's own grid: one long table per edit of its data set's prompts."""
     spec, texts, segmenter = run.spec, default_prompts(run.spec).segments(), Segmenter(run=run)
     segmenters = {edit: segmenter.with_texts(edited(texts, edit)) for edit in EDITS}
     rows: dict[str, list[dict]] = {edit: [] for edit in EDITS}
@@ -64,7 +64,7 @@ def _tested(run: Run, data_root: str | Path, progress: bool) -> dict[str, pd.Dat
     for case in tqdm(test_cases(run, data_root), title, unit="case", disable=not progress):
         image, truth = segmenter.prepare({"image": case.paths["image"]})["image"], load_native(case)["label"]
         for edit, other in segmenters.items():
-            dice = _dice(other.predict(image), image.affine, truth, case, spec)
+            dice = _dice(other.predict(image), image, truth, case, spec)
             rows[edit] += [{"case": case.id, "class": name, "value": value} for name, value in dice.items()]
     origin = {key: run.config[key] for key in ("cohort", "profile", "variant", "seed")}
     origin |= {"dataset": spec.name, "metric": "dice", "grid": "scan", "flag": ""}
@@ -72,10 +72,10 @@ def _tested(run: Run, data_root: str | Path, progress: bool) -> dict[str, pd.Dat
 
 
 def _dice(
-    logits: Tensor, affine: Tensor, codes: MetaTensor, case: Case, spec: DatasetSpec
+    logits: Tensor, image: MetaTensor, codes: MetaTensor, case: Case, spec: DatasetSpec
 ) -> dict[str, float]:
-    """Dice by class on the scan's own grid; a class that is in neither has none, as in the evaluation."""
-    labels = to_grid(logits, affine, codes.affine, codes.shape[1:], overlapping=spec.overlapping)
+    """Dice by class on the scan's own grid, without classes that are in neither, as in the evaluation."""
+    labels = label_scan(spec, logits, image).labels
     truth = torch.from_numpy(encode(spec, codes[0].numpy(), str(case.label)))
     scores = dice_scores(class_masks(labels, spec), class_masks(truth, spec)).tolist()
     return {c.name: dice for c, dice in zip(spec.classes, scores, strict=True) if not math.isnan(dice)}

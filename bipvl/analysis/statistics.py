@@ -1,4 +1,4 @@
-"""From the runs' metrics.csv files to tables: one long table, means with intervals, the main table."""
+"""Tables from the runs' metrics.csv files: one long table, means with intervals, the main table."""
 
 import json
 import warnings
@@ -19,60 +19,65 @@ ORIGIN = ["cohort", "profile", "dataset", "variant"]
 
 
 def read_runs(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
-    """Run folders by dataset → the long table (columns LONG) of all, each dataset's mean atlas last.
+    """Read run folders by data set → the long table (columns LONG), each data set's mean atlas last.
 
-    Rows keep the order that is given, and each dataset's order of classes.
+    Rows keep the given order of runs, and the data set's order of classes.
 
     Raises:
-        BipvlError: a file with other columns, a class that its dataset has not, two cohorts of one dataset.
+        BipvlError: a file with other columns; an unknown class; two cohorts of one data set.
     """
     return pd.concat([_read_dataset(group) for group in folders.values()], ignore_index=True)
 
 
 def _read_dataset(folders: Sequence[Path]) -> pd.DataFrame:
+    home = folders[0].parents[1]
     configs = [json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in folders]
     if len({config["cohort"] for config in configs}) > 1:
-        raise BipvlError(
-            f"{folders[0].parents[1]} mixes runs on synthetic and on real data; delete those of one of them."
-        )
-    atlas = folders[0].parents[1] / MEAN_ATLAS / "seed0"
+        raise BipvlError("mixes runs on synthetic and on real data", "delete those of one of them", home)
+    atlas = home / MEAN_ATLAS / "seed0"
     if (atlas / "metrics.csv").is_file():
-        own = {"variant": MEAN_ATLAS, "title": MEAN_ATLAS, "seed": 0}
-        folders, configs = [*folders, atlas], [*configs, configs[0] | own]
+        of_atlas = {"variant": MEAN_ATLAS, "title": MEAN_ATLAS, "seed": 0}
+        folders, configs = [*folders, atlas], [*configs, configs[0] | of_atlas]
     parts = []
     for folder, config in zip(folders, configs, strict=True):
-        origin = {"cohort": config["cohort"], "profile": config["profile"], "dataset": folder.parents[1].name}
+        origin = {"cohort": config["cohort"], "profile": config["profile"], "dataset": home.name}
         part = _read_metrics(folder / "metrics.csv")
-        # Others' predictions go by their title: a table says all that its figure shows.
+        # Other tools' predictions appear under their title, since a figure is drawn from its table alone.
         shown = config.get("title", config["variant"])
         parts.append(part.assign(**origin, variant=shown, seed=config["seed"])[LONG])
     rank = {c.name: row for row, c in enumerate(load_spec(configs[0]["dataset"]).classes)}
     rows = pd.concat([part.sort_values("class", key=lambda c: c.map(rank), kind="stable") for part in parts])
-    if strange := sorted(set(rows["class"]) - set(rank)):
-        raise BipvlError(f"{folders[0].parents[1]} scores '{strange[0]}', which is no class of its dataset.")
+    if unknown := sorted(set(rows["class"]) - set(rank)):
+        raise BipvlError(
+            f"has scores of '{unknown[0]}', which is not a class of the data set",
+            "evaluate its runs again",
+            home,
+        )
     return rows
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    """One metrics.csv; a case or class that is called "NA" stays a text."""
+    """One metrics.csv; the name "NA" of a case or class stays a text."""
     table = pd.read_csv(path, dtype={"case": str, "class": str, "flag": str}, keep_default_na=False)
     expected = LONG[5:]
     if list(table.columns) != expected:
         raise BipvlError(
-            f"{path} has the columns {', '.join(table.columns)}; expected {', '.join(expected)}."
+            f"has the columns {', '.join(table.columns)} instead of {', '.join(expected)}",
+            "evaluate the run again",
+            path,
         )
     return table.astype({"value": float})
 
 
 def class_values(table: pd.DataFrame, metric: str = "dice", grid: str = "scan") -> pd.DataFrame:
-    """One value a variant, case and class (mean over seeds): ORIGIN, seeds, case, class, value."""
+    """One value per variant, case and class (mean over seeds): ORIGIN, seeds, case, class, value."""
     return _over_seeds(table[(table["metric"] == metric) & (table["grid"] == grid)], ["case", "class"])
 
 
 def case_means(table: pd.DataFrame, metric: str = "dice", grid: str = "scan") -> pd.DataFrame:
-    """One value a variant and case (mean over its classes, then over seeds): ORIGIN, seeds, case, value.
+    """One value per variant and case (mean over classes, then over seeds): ORIGIN, seeds, case, value.
 
-    A class that is in neither mask has no row, and no part in the mean.
+    A class that is in neither mask has no row and does not count in the mean.
     """
     rows = table[(table["metric"] == metric) & (table["grid"] == grid)]
     means = rows.groupby([*ORIGIN, "seed", "case"], sort=False, as_index=False)["value"].mean()
@@ -86,17 +91,17 @@ def _over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def median_case(means: pd.DataFrame) -> str:
-    """The case whose value is the median, the lower one of two, in rows of ``case_means``."""
+    """The case with the median value (the lower of two) in rows of ``case_means``."""
     return means.sort_values(["value", "case"])["case"].iloc[(len(means) - 1) // 2]
 
 
 def interval(
     values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap interval (BCa) of the mean of ``values``, one a case.
+    """Bootstrap interval (BCa) of the mean of ``values``, one per case.
 
-    One case tells nothing about others: NaN. Equal values give the value itself. Where BCa is not defined
-    the percentile interval stands in.
+    NaN for fewer than two cases or a value that is not finite; equal values give the value itself. The
+    percentile interval replaces an undefined BCa interval.
     """
     values = np.asarray(values, float)
     if len(values) < 2 or not np.isfinite(values).all():
@@ -129,7 +134,7 @@ def summarise(values: pd.DataFrame, keys: Sequence[str] = ORIGIN) -> pd.DataFram
 
 
 def main_table(table: pd.DataFrame, grid: str = "scan") -> pd.DataFrame:
-    """The main table: a row per dataset and variant, the mean atlas among them.
+    """The main table: one row per data set and variant, including the mean atlas.
 
     Each metric is the mean over test cases of the case's mean over classes, with its 95 % interval
     (``_low``, ``_high``); ``missed`` and ``false_positive`` count case × class pairs over all seeds.
@@ -148,7 +153,7 @@ def main_table(table: pd.DataFrame, grid: str = "scan") -> pd.DataFrame:
 
 
 def provenance(table: pd.DataFrame) -> str:
-    """Cohort, profile and seeds of a table, as every figure and table says them."""
+    """A sentence with the cohort, profile and seeds of a table, for the captions of figures and tables."""
     cohorts = " and ".join(f"{c} cohort" for c in sorted(set(table["cohort"]), reverse=True))
     words = f"{cohorts.capitalize()}, profile {', '.join(sorted(set(table['profile'])))}"
     if "seeds" not in table:

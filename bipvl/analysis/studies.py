@@ -1,31 +1,105 @@
-"""What is computed: the studies of ``experiments.yaml``, read so strictly that a slip is named."""
+"""The studies of ``experiments.yaml``: which variants are compared, on which data sets, with which seeds."""
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from bipvl.analysis.external import External, read_externals
 from bipvl.common.errors import BipvlError
 from bipvl.common.lookup import choose
-from bipvl.data.spec import dataset_names
+from bipvl.common.schema import Schema, read_yaml, validate
+from bipvl.data.label_names import native_codes
+from bipvl.data.spec import dataset_names, load_spec
+from bipvl.engine.profiles import get_profile, load_profiles, parent_profile, profile_name
+from bipvl.engine.variants import MEAN_ATLAS, VARIANTS, get_variant, variant_title
 
 PATH = Path("notebooks/experiments.yaml")
-"""Below the checkout, from where the workflow runs."""
+"""Relative to the root of the repository, where the workflow runs."""
+T = TypeVar("T")
+
+
+def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"lists '{twice[0]}' twice; remove one of them")
+    return names
+
+
+def _for_every_profile(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"default": value}
+
+
+Text = Annotated[str, Field(pattern=r"\S", description="a text")]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_without_duplicates)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+ByProfile = Annotated[dict[str, T], BeforeValidator(_for_every_profile)]
+"""A value for all profiles, or a mapping from profiles (and "default") to values."""
+
+_NAMES = "a list of different names"
+_BY_PROFILE = ", or a mapping from profiles to such lists"
+
+
+class _ExternalEntry(Schema):
+    """One entry of ``external:``."""
+
+    title: Text
+    dataset: Text
+    folder: Annotated[Path, Field(strict=False, description="the path of a folder")]
+    labels: Any = None
+
+
+class External(_ExternalEntry):
+    """Another tool's predictions on the test cases of one data set.
+
+    Attributes:
+        name: of its folder below ``runs/PROFILE/DATASET``.
+        title: its name in tables and figures.
+        dataset: a data set's name or YAML file.
+        folder: has one label map per test case, ``CASE.nii.gz`` or ``CASE.nii``, on the scan's grid.
+        labels: class name → code in these label maps; None if the folder's ``dataset.json`` has them.
+    """
+
+    name: str
+
+
+class _Settings(Schema):
+    """What a study can take from ``defaults:``."""
+
+    datasets: ByProfile[Names] | None = Field(None, description=_NAMES + _BY_PROFILE)
+    variants: ByProfile[Names] | None = Field(None, description=_NAMES + _BY_PROFILE)
+    seeds: ByProfile[Seeds] | None = Field(None, description="a list of whole numbers from 0" + _BY_PROFILE)
+    notebooks: ByProfile[Names] | None = Field(None, description=_NAMES + _BY_PROFILE)
+
+
+class _StudyEntry(_Settings):
+    """One entry of ``studies:``."""
+
+    title: Text
+    question: Text
+    external: Annotated[Names | None, Field(description=_NAMES)] = None
+
+
+class _File(Schema):
+    """The content of ``experiments.yaml``."""
+
+    datasets: Names = Field(description=_NAMES)
+    defaults: _Settings = _Settings()
+    studies: dict[str, _StudyEntry] = Field(min_length=1)
+    external: dict[str, _ExternalEntry] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Variants compared at a profile to answer one question of the paper, against the first of them.
+    """Variants that are compared with the first of them, at one profile, to answer one question of the paper.
 
     Attributes:
-        datasets: those of all studies where the file names none of its own.
-        external: names of others' predictions (``bipvl.analysis.external``), each shown on its own dataset.
-        seeds: none where the study does not run at the profile.
-        notebooks: names (no suffix) beside the YAML file, which draw the study's tables and figures.
+        profile: the profile's name, which names its folder.
+        external: other tools' predictions, each shown on its own data set.
+        seeds: empty if the study does not run at the profile.
+        notebooks: names (no suffix) of the notebooks that draw the study's tables and figures.
     """
 
     name: str
@@ -39,14 +113,14 @@ class Study:
     notebooks: tuple[str, ...]
 
     def runs(self, dataset: str) -> list[tuple[str, int]]:
-        """Variant and seed of every run on a dataset, others' predictions last."""
-        own = [(variant, seed) for variant in self.variants for seed in self.seeds]
-        return own + [(other.name, 0) for other in self.external if other.dataset == dataset]
+        """Variant and seed of every run on a data set, other tools' predictions last."""
+        trained = [(variant, seed) for variant in self.variants for seed in self.seeds]
+        return trained + [(other.name, 0) for other in self.external if other.dataset == dataset]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiments:
-    """All studies at a profile, the datasets that they run on, and others' predictions by name."""
+    """All studies at one profile, their data sets, and other tools' predictions by name."""
 
     profile: str
     datasets: tuple[str, ...]
@@ -54,11 +128,11 @@ class Experiments:
     external: dict[str, External]
 
     def study(self, name: str) -> Study:
-        """A study by name; an unknown one is a BipvlError that lists the near ones."""
+        """A study by name; an unknown name is a BipvlError that lists the nearest ones."""
         return choose("study", name, self.studies)
 
     def select(self, study: str) -> list[Study]:
-        """One study by name, or with "all" those that run at the profile.
+        """One study by name, or with "all" every study that runs at the profile.
 
         Raises:
             BipvlError: no such study, or it does not run at the profile.
@@ -67,169 +141,132 @@ class Experiments:
         if study == "all":
             return [*running.values()]
         if choose("study", study, self.studies | {"all": None}).name not in running:
-            raise BipvlError(f"study '{study}' has no seeds for profile '{self.profile}'; give it some")
+            raise BipvlError(
+                f"study '{study}' has no seeds for profile '{self.profile}'", "add some to experiments.yaml"
+            )
         return [running[study]]
+
+    def external_on(self, dataset: str, name: str) -> External:
+        """Another tool's predictions on a data set, by name.
+
+        Raises:
+            BipvlError: there are none with this name on the data set.
+        """
+        here = {other.name: other for other in self.external.values() if other.dataset == dataset}
+        if not here:
+            raise BipvlError(
+                f"experiments.yaml has no external predictions on {dataset}", "add them under 'external'"
+            )
+        return choose(f"external on {dataset}", name, here)
 
 
 def load_experiments(profile: str, path: str | Path = PATH) -> Experiments:
-    """Read the studies as they run at a profile.
+    """Read the studies as they run at a profile; your own profile has the studies of the one it extends.
 
     Raises:
-        BipvlError: unreadable file; an unknown, missing or wrong field; an unknown dataset, variant, profile
-            or notebook.
+        BipvlError: the file is not readable; a key is unknown, missing or has a wrong value; a data set,
+            variant, profile, notebook or external name is unknown or not allowed.
     """
-    from bipvl.engine.run import get_profile
-
     get_profile(profile)
     path = Path(path)
     if not path.is_file():
-        raise BipvlError(f"{path} is missing; run this in a clone of the repository, which holds it")
+        raise BipvlError("file not found", "run this in a clone of the repository, which contains it", path)
+    content = validate(_File, read_yaml(path), path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BipvlError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    _check(isinstance(raw, dict), f"{path}: the file must be a mapping of datasets, studies and external")
-    external = {e.name: e for e in read_externals(raw.setdefault("external"), path)}
-    try:
-        _exactly(raw, ("datasets", "studies", "external"), "the file")
-        datasets = _datasets(raw["datasets"], "'datasets'")
-        _check(isinstance(raw["studies"], dict) and raw["studies"], "'studies' must map names to studies")
-        reader = _Reader(profile, path.parent, datasets, external)
-        studies = {str(name): reader.study(str(name), study) for name, study in raw["studies"].items()}
+        _check_datasets(content.datasets)
+        external = {name: _external(name, entry) for name, entry in (content.external or {}).items()}
+        _check_titles(external)
+        studies = {name: _study(name, profile, content, external, path.parent) for name in content.studies}
     except BipvlError as error:
-        raise BipvlError(f"{path}: {error}") from error
-    return Experiments(profile=profile, datasets=datasets, studies=studies, external=external)
+        raise error.at(path) from error
+    return Experiments(profile=profile, datasets=content.datasets, studies=studies, external=external)
 
 
-def check_data_root(profile: str, data_root: str | Path | None) -> None:
-    """Before anything slow starts: a data root must be a folder with something in it, or not be needed.
-
-    Raises:
-        BipvlError: unknown profile; no such folder, or an empty one; none where the profile needs one.
-    """
-    from bipvl.engine.run import get_profile
-
-    if data_root is None:
-        if "cohort" not in get_profile(profile):
+def _study(name: str, profile: str, content: _File, external: Mapping[str, External], folder: Path) -> Study:
+    """One study at a profile; ``folder`` has the notebooks."""
+    if name == "all":
+        raise BipvlError("a study is called 'all', which stands for every study", "rename it")
+    if not _is_word(name):
+        raise BipvlError(f"a study is called '{name}'", "use only letters, digits, _ and - in its name")
+    entry = content.studies[name]
+    given = {key: getattr(entry, key) or getattr(content.defaults, key) for key in _Settings.model_fields}
+    given["datasets"] = given["datasets"] or {"default": content.datasets}
+    at_profile = {key: _at_profile(value, profile, f"studies.{name}.{key}") for key, value in given.items()}
+    _check_datasets(at_profile["datasets"])
+    for variant in at_profile["variants"]:
+        get_variant(variant)
+    for notebook in at_profile["notebooks"]:
+        if not (_is_word(notebook) and (folder / f"{notebook}.ipynb").is_file()):
             raise BipvlError(
-                f"profile '{profile}' runs on real data; name the folder that holds them as the data root"
+                f"study '{name}' names '{notebook}', but there is no notebook {notebook}.ipynb in {folder}",
+                "correct its 'notebooks'",
             )
-    else:
-        check_folder(data_root)
+    return Study(
+        name=name,
+        profile=profile_name(profile),
+        title=entry.title,
+        question=entry.question,
+        external=tuple(choose("external prediction", other, external) for other in entry.external or ()),
+        **at_profile,
+    )
 
 
-def check_folder(data_root: str | Path) -> None:
-    """A data root must be a folder with something in it; else a BipvlError."""
-    if not Path(data_root).is_dir():
-        raise BipvlError(f"the data root {data_root} is not a folder; give the one that holds the datasets")
-    if not any(Path(data_root).iterdir()):
-        raise BipvlError(f"the data root {data_root} is empty; put the datasets there, or leave it out")
+def _at_profile(by_profile: Mapping[str, tuple] | None, profile: str, key: str) -> tuple[Any, ...]:
+    """The value for a profile; only seeds may have none."""
+    if by_profile is None:
+        raise BipvlError(f"'{key}' is missing", "add it there or under 'defaults'")
+    for name in by_profile:
+        choose(f"profile for '{key}'", name, load_profiles() | {"default": None})
+    value = by_profile.get(parent_profile(profile), by_profile.get("default", ()))
+    if not (value or key.endswith(".seeds")):
+        raise BipvlError(f"'{key}' has nothing for profile '{profile}'", "add a list for it, or a 'default'")
+    return value
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Reads studies at a profile; ``datasets`` are those of a study that names none."""
+def _external(name: str, entry: _ExternalEntry) -> External:
+    """An entry of ``external:`` with its name; its folder need not exist yet."""
+    taken = {*VARIANTS, MEAN_ATLAS}
+    if not _is_word(name):
+        raise BipvlError(f"an external is called '{name}'", "use only letters, digits, _ and - in its name")
+    if name in taken:
+        raise BipvlError(f"external '{name}' has the name of a variant", "give it another name")
+    if entry.title in taken | {variant_title(variant) for variant in taken}:
+        raise BipvlError(f"external '{name}' has a variant's title, '{entry.title}'", "give it another title")
+    spec = load_spec(entry.dataset)
+    if entry.labels is not None:
+        native_codes(entry.labels, spec, f"'labels' of external '{name}'")
+    return External(name=name, **dict(entry))
 
-    profile: str
-    folder: Path
-    datasets: tuple[str, ...]
-    external: dict[str, External]
 
-    def study(self, name: str, raw: Any) -> Study:
-        """A study of the file."""
-        from bipvl.engine.variants import get_variant
-
-        _check(name != "all", "a study must not be called 'all', which stands for every study")
-        _check(_is_word(name), f"a study may not be called '{name}'; use letters, digits, _ and -")
-        if isinstance(raw, dict):
-            raw = {"datasets": list(self.datasets), "external": None} | raw
-        keys = ("title", "question", "datasets", "variants", "external", "seeds", "notebooks")
-        _exactly(raw, keys, f"study '{name}'")
-        for key in ("title", "question"):
-            _check(isinstance(raw[key], str), f"'{key}' of study '{name}' must be a text")
-
-        def of(key: str) -> tuple[Any, str]:
-            return self._resolved(raw[key], key, name), f"'{key}' of study '{name}'"
-
-        notebooks = _names(*of("notebooks"))
-        for notebook in notebooks:
-            path = self.folder / f"{notebook}.ipynb"
-            _check(
-                _is_word(notebook) and path.is_file(), f"there is no notebook '{notebook}.ipynb' beside it"
+def _check_titles(external: Mapping[str, External]) -> None:
+    """Titles of predictions on one data set must differ, since tables show only the title."""
+    titles = Counter((other.dataset, other.title) for other in external.values())
+    for (dataset, title), count in titles.items():
+        if count > 1:
+            raise BipvlError(
+                f"{count} externals on {dataset} have the title '{title}'", "give them different titles"
             )
-        return Study(
-            name=name,
-            profile=self.profile,
-            title=raw["title"],
-            question=raw["question"],
-            datasets=_datasets(*of("datasets")),
-            variants=tuple(get_variant(variant).name for variant in _names(*of("variants"))),
-            external=self._others(raw["external"], f"'external' of study '{name}'"),
-            seeds=_seeds(*of("seeds")),
-            notebooks=notebooks,
-        )
-
-    def _resolved(self, value: Any, key: str, study: str) -> Any:
-        """A mapping from profiles (and "default") to values → the profile's own; [] where it has none."""
-        from bipvl.engine.run import load_profiles
-
-        if not isinstance(value, dict):
-            return value
-        for profile in value:
-            choose(f"profile in '{key}' of study '{study}'", profile, load_profiles() | {"default": None})
-        return value.get(self.profile, value.get("default", []))
-
-    def _others(self, value: Any, what: str) -> tuple[External, ...]:
-        names = () if value is None else _names(value, what)
-        return tuple(choose("external prediction", name, self.external) for name in names)
 
 
-def _datasets(value: Any, what: str) -> tuple[str, ...]:
-    known = dict.fromkeys(dataset_names())
-    for name in (names := _names(value, what)):
-        choose("dataset", name, known)
-    return names
-
-
-def _seeds(value: Any, what: str) -> tuple[int, ...]:
-    good = isinstance(value, list) and all(type(s) is int and s >= 0 for s in value)
-    _check(good, f"{what} must be a list of whole numbers from 0, or map profiles to such lists")
-    return tuple(value)
-
-
-def _exactly(raw: Any, keys: Iterable[str], what: str) -> None:
-    _check(isinstance(raw, dict), f"{what} must be a mapping of {', '.join(keys)}")
-    for key in raw:
-        choose(f"field of {what}", key, dict.fromkeys(keys))
-    missing = [key for key in keys if key not in raw]
-    _check(not missing, f"{what} lacks {', '.join(missing)}")
-
-
-def _names(value: Any, what: str) -> tuple[str, ...]:
-    good = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
-    _check(bool(good) and len(set(value)) == len(value), f"{what} must be a list of names, none twice")
-    return tuple(value)
+def _check_datasets(names: tuple[str, ...]) -> None:
+    for name in names:
+        choose("dataset", name, dict.fromkeys(dataset_names()))
 
 
 def _is_word(name: str) -> bool:
-    """Whether a name can be that of a file or folder, and of none elsewhere."""
+    """Whether a name can be used as a file or folder name without leading elsewhere."""
     return re.fullmatch(r"[\w-]+", name) is not None
-
-
-def _check(condition: object, sentence: str) -> None:
-    if not condition:
-        raise BipvlError(sentence)
 
 
 def study_folders(
     study: Study, root: str | Path, file: str = "metrics.csv"
 ) -> tuple[dict[str, list[Path]], list[Path]]:
-    """The study's run folders that hold ``file``, by dataset, and a list of those that should but do not.
+    """The study's run folders that contain ``file``, by data set, and a list of those that lack it.
 
-    A study without seeds at its profile is taken as it lies on disk.
+    For a study without seeds at its profile: all run folders on disk.
 
     Raises:
-        BipvlError: not one run is there.
+        BipvlError: there is no run at all.
     """
     found: dict[str, list[Path]] = {}
     missing = []
@@ -237,9 +274,7 @@ def study_folders(
         base = Path(root) / study.profile / dataset
         folders = [base / variant / f"seed{seed}" for variant, seed in study.runs(dataset)]
         if not study.seeds:
-            folders = [
-                folder for variant in study.variants for folder in sorted((base / variant).glob("seed*"))
-            ]
+            folders = [f for variant in study.variants for f in sorted((base / variant).glob("seed*"))]
         for folder in folders:
             if (folder / file).is_file():
                 found.setdefault(dataset, []).append(folder)
@@ -247,7 +282,8 @@ def study_folders(
                 missing.append(folder)
     if not found:
         raise BipvlError(
-            f"{Path(root) / study.profile} holds no {file} of the study '{study.name}'; "
-            f"make it with: make reproduce PROFILE={study.profile} STUDY={study.name}"
+            f"has no {file} of the study '{study.name}'",
+            f"create it with: make reproduce PROFILE={study.profile} STUDY={study.name}",
+            Path(root) / study.profile,
         )
     return found, missing

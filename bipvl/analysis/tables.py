@@ -1,4 +1,4 @@
-"""Tables as text: Markdown for pages, LaTeX for papers."""
+"""Tables as Markdown and LaTeX."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
 
 
 def main_table_markdown(table: pd.DataFrame) -> str:
-    """Markdown of ``statistics.main_table``: the best network of a dataset in bold, a note below."""
+    """Markdown of ``statistics.main_table``: each data set's best network in bold, with a note."""
     return f"{markdown(HEADER, _cells(table, bold='**{}**'), words=2)}\n\n{_note(table)}\n"
 
 
@@ -30,36 +30,35 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int
 
 
 def claims_markdown(table: pd.DataFrame) -> str:
-    """Markdown of ``claims.ledger``, effects in Dice points, a note below."""
+    """Markdown of ``claims.claims_table``: effects in Dice points, with a note."""
     rows = []
     for row in table.itertuples():
-        told = [row.claim, row.verdict, row.paper, row.study]
+        cells = [row.claim, row.verdict, row.paper, row.study]
         if pd.isna(row.effect):
-            rows.append([*told, *[""] * 4])
+            rows.append([*cells, *[""] * 4])
         else:
             p = "" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}"
-            rows.append([*told, row.datasets, str(row.cases), effect_points(row), p])
+            rows.append([*cells, row.datasets, str(row.cases), effect_points(row), p])
     return f"{markdown(CLAIMS_HEADER, rows, words=5)}\n\n{claims_note(table)}\n"
 
 
 def effect_points(row: Any) -> str:
-    """Effect and interval of a row of ``claims.ledger`` in Dice points, such as "+1.2 (−0.3 to +2.7)"."""
+    """Effect and interval of a row of ``claims_table`` in Dice points, such as "+1.2 (−0.3 to +2.7)"."""
     effect, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (row.effect, row.low, row.high))
     return effect if pd.isna(row.low) else f"{effect} ({low} to {high})"
 
 
 def claims_note(table: pd.DataFrame) -> str:
-    """What a reader of ``claims.ledger`` must know."""
+    """The note below the claims table and its figure: provenance, methods and rule."""
     tested = table.dropna(subset="effect")
-    said = provenance(tested if len(tested) else table.drop(columns="seeds"))
+    origin = provenance(tested if len(tested) else table.drop(columns="seeds"))
     return (
-        f"{said} Effect: mean paired difference in Dice over the test cases of all named data sets together, "
-        "on the scan's own grid, in Dice points (0.01); for the number of classes, how much larger the mean "
-        "gain is; with its 95 % bootstrap interval over cases (BCa), or over seeds and cases (percentile) "
-        "where there are several seeds. p: Wilcoxon's signed-rank test, for the number of classes "
-        "Mann-Whitney's, with Holm's correction over all claims that are tested "
-        f"({len(tested)} of {len(table)}). {RULE} Fewer than six cases decide nothing: no p of theirs can "
-        "be below 0.05."
+        f"{origin} Effect: mean paired difference in Dice over the test cases of all named data sets "
+        "together, on the scan's own grid, in Dice points (0.01), with its 95 % bootstrap interval: over "
+        "cases (BCa), or over seeds and cases (percentile) if there are several seeds. For the claim about "
+        "the number of classes: the difference between two mean gains. p: Wilcoxon's signed-rank test (for "
+        f"the number of classes: Mann-Whitney) with Holm's correction over the {len(tested)} of {len(table)} "
+        f"claims that are tested. {RULE} With fewer than six cases p cannot be below 0.05."
     )
 
 
@@ -96,7 +95,7 @@ def main_table_latex(table: pd.DataFrame) -> str:
 
 
 def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:
-    """The body's texts, row by row; a dataset is named in its first row only."""
+    """The cells of all rows; only the first row of a data set has its title."""
     rows = []
     for dataset, group in table.groupby("dataset", sort=False):
         networks = group[group["variant"] != MEAN_ATLAS]
@@ -117,7 +116,7 @@ def _note(table: pd.DataFrame) -> str:
     grid = "the scan's own grid" if set(table["grid"]) == {"scan"} else "the working grid"
     return (
         f"{provenance(table)} Mean over test cases of each case's mean over classes, on {grid}; in brackets "
-        "the 95 % bootstrap interval (BCa) over cases. Missed: class × case pairs that are in the truth and "
-        "not in the prediction, scored as Dice 0, surface Dice 0 and the volume's diagonal as HD95. "
-        "Mean atlas: the most frequent label of the training cases at each place, blind to the image."
+        "the 95 % bootstrap interval (BCa) over cases. Missed: class × case pairs that are in the truth but "
+        "not in the prediction; they score Dice 0, surface Dice 0 and the volume's diagonal as HD95. "
+        "Mean atlas: the most frequent label of the training cases at each position, without the image."
     )

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
 from bipvl.data.transforms import KEYS, prepare_transform
+from bipvl.engine.build import load_network
 from bipvl.engine.run import Run
-from bipvl.engine.variants import load_network, prompt_texts
+from bipvl.engine.variants import prompt_texts
 from bipvl.model.bifusion import Attention
 from bipvl.model.bipvlseg import BiPVLSeg, Prompts
-from bipvl.model.text import PromptTokens
+from bipvl.model.tokens import PromptTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ def _projections(network: BiPVLSeg) -> Iterator[dict[int, tuple[Attention, dict[
     reading = [n for n in sorted(network.fused_stages) if network.fusions[n - 1].direction.text_reads]
     if not reading:
         raise BipvlError("no text reads the image in this network; give one that is fused in that direction")
-    seen = {n: (network.fusions[n - 1].layers[-1].text_to_image, {}) for n in reading}
+    seen = {n: (network.fusions[n - 1].layers[-1].cross_attn_text_to_image, {}) for n in reading}
     handles = [
         module.register_forward_hook(partial(_keep, found, name))
         for attention, found in seen.values()

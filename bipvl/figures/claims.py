@@ -1,4 +1,4 @@
-"""The claims ledger as a forest plot."""
+"""The claims table as a forest plot."""
 
 import textwrap
 from typing import Any
@@ -12,25 +12,21 @@ from bipvl.analysis.tables import claims_note
 from bipvl.figures import style
 
 LOOKS = {"supported": ("#0072b2", "D"), "not supported": ("#d55e00", "X"), "undecided": ("#767676", "o")}
-"""A verdict's colour and marker."""
+"""Verdict → colour and marker."""
 
 
 def draw_claims(table: pd.DataFrame) -> Figure:
-    """A row a claim, in the order of ``claims.ledger``: effect with interval, verdict at the right."""
-    labels = [textwrap.fill(text, 44) for text in table["claim"]]
+    """One row per claim, in the order of ``claims_table``: effect with interval, verdict at the right."""
     figure = Figure(figsize=(style.WIDTH, 1.7 + 0.28 * len(table)))
     axes = figure.subplots()
-    places = np.arange(len(table))[::-1]
+    places = style.named_rows(axes, [textwrap.fill(text, 44) for text in table["claim"]])
     for place, row in zip(places, table.itertuples(), strict=True):
         _claim(axes, place, row)
     axes.axvline(0, color="#767676", lw=0.8)
-    axes.set_yticks(places, labels)
-    axes.set_ylim(-0.7, len(table) - 0.3)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("effect in Dice points, right of 0: as claimed")
+    axes.set_xlabel("effect in Dice points (right of 0: in favour of the claim)")
     style.caption(
         figure,
-        f"{claims_note(table)} Why a claim is not tested, and what was compared: in the table of claims.",
+        f"{claims_note(table)} The table of claims says what was compared, and why a claim is not tested.",
     )
     return figure
 
@@ -42,4 +38,4 @@ def _claim(axes: Axes, place: float, row: Any) -> None:
         axes.plot([100 * row.low, 100 * row.high], [place] * 2, color=colour, lw=1.5)
         axes.plot(100 * row.effect, place, marker, color=colour, ms=4)
         words = f"{words}\nn = {row.cases} cases"
-    axes.annotate(words, (1.02, place), xycoords=("axes fraction", "data"), fontsize=style.SMALL, va="center")
+    style.row_note(axes, place, words)
