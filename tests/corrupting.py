@@ -1,4 +1,4 @@
-"""Good tiny cohorts to spoil, and the catalogue that corruptions enter themselves in."""
+"""Tiny valid cohorts to corrupt, and the catalogue in which each corruption is registered."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Place:
-    """A copy of a good cohort to spoil; ``dataset`` is what the command line is given."""
+    """A copy of a valid cohort to corrupt; ``dataset`` is the argument on the command line."""
 
     root: Path
     dataset: str
@@ -65,7 +65,7 @@ class Place:
         return self.folder / "imagesTr" / f"{i}.nii.gz", self.folder / "labelsTr" / f"{i}.nii.gz"
 
     def rename_case(self, old: str, new: str, section: str) -> None:
-        """Another id for a case, image and label map, of a section (Tr or Va); in dataset.json too."""
+        """Rename a case of a section (Tr or Va): its image, its label map and its entry in dataset.json."""
         for kind in ("images", "labels"):
             scan = self.folder / f"{kind}{section}" / f"{old}.nii.gz"
             scan.rename(scan.with_name(f"{new}.nii.gz"))
@@ -81,21 +81,21 @@ class Place:
         self.prompts.write_text("\n".join(change(self.prompts.read_text().splitlines())))
 
     def edit_header(self, path: Path, change: Callable[[nib.Nifti1Image], Any]) -> None:
-        """Change what nibabel has read, and write it back."""
+        """Change an image with nibabel and write it back."""
         read = nib.load(path)
         scan = nib.Nifti1Image(np.asanyarray(read.dataobj), read.affine, read.header)
         change(scan)
         nib.save(scan, path)
 
     def edit_bytes(self, path: Path, offset: int, value: bytes) -> None:
-        """Overwrite bytes of a file below its compression."""
+        """Overwrite bytes of a compressed file's content."""
         raw = bytearray(gzip.decompress(path.read_bytes()))
         raw[offset : offset + len(value)] = value
         path.write_bytes(gzip.compress(bytes(raw)))
 
 
 def moved(**entries: float) -> np.ndarray:
-    """The unit affine, but for entries such as x3=5: row x, column 3."""
+    """The unit affine with changed entries, such as x3=5: row x, column 3."""
     affine = np.eye(4)
     for place, value in entries.items():
         affine["xyz".index(place[0]), int(place[1])] = value
@@ -105,16 +105,16 @@ def moved(**entries: float) -> np.ndarray:
 CATALOGUE: list[Any] = []
 
 
-def corruption(name: str, *told: tuple[str, str], words: tuple[str, ...] = ()) -> Callable:
-    """Enter a function that spoils a copy of the cohort ``name`` in the catalogue.
+def corruption(name: str, *expected: tuple[str, str], options: tuple[str, ...] = ()) -> Callable:
+    """Register a function that corrupts a copy of the cohort ``name``.
 
     Args:
-        told: of each fault that is then found, in order, file and a fragment of the sentence; no other is.
-        words: further words of the command line.
+        expected: for each issue that the check must report, in order, the file and a part of the sentence.
+        options: further options of the command line.
     """
 
-    def enter(spoil: Callable[[Place], Any]) -> Callable[[Place], Any]:
-        CATALOGUE.append(pytest.param(name, spoil, told, words, id=spoil.__name__))
-        return spoil
+    def register(corrupt: Callable[[Place], Any]) -> Callable[[Place], Any]:
+        CATALOGUE.append(pytest.param(name, corrupt, expected, options, id=corrupt.__name__))
+        return corrupt
 
-    return enter
+    return register

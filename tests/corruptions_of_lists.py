@@ -1,4 +1,4 @@
-"""What can be wrong with copies, patients, splits, dataset.json and prompts; and much at once."""
+"""Corruptions of duplicates, patients, splits, dataset.json and prompts, with the messages of the check."""
 
 import json
 import shutil
@@ -7,13 +7,13 @@ import numpy as np
 from corrupting import SECTIONS, Place, corruption, moved
 from data_files import image_of, label_of, save
 
-# --- copies, patients, splits ---
+# --- duplicates, patients, splits ---
 
 
 @corruption(
     "mmwhs_ct", ("ct_train_1003_image.nii.gz", "holds the same voxels as ct_train_1001_image.nii.gz;")
 )
-def case_there_twice(place):
+def duplicate_case(place):
     for one, other in zip(place.case(1), place.case(3), strict=True):
         shutil.copy(one, other)
 
@@ -21,7 +21,7 @@ def case_there_twice(place):
 @corruption(
     "mmwhs_ct", ("ct_train_1003_image.nii.gz", "holds the same voxels as ct_train_1001_image.nii.gz;")
 )
-def case_there_twice_in_another_type_and_place(place):
+def duplicate_case_of_another_type_and_position(place):
     for i in (1, 3):
         image = image_of(place.spec).round().astype(np.int16 if i == 1 else np.float64)
         save(place.case(i)[0], image, moved(x3=i))
@@ -32,7 +32,7 @@ def case_there_twice_in_another_type_and_place(place):
 @corruption(
     "amos22", ("imagesVa/amos_0401.nii.gz", "amos_0001.nii.gz, across splits (validation and training);")
 )
-def case_trained_on_and_tested_on(place):
+def duplicate_case_in_training_and_test(place):
     for kind in ("images", "labels"):
         shutil.copy(
             place.folder / f"{kind}Tr" / "amos_0001.nii.gz", place.folder / f"{kind}Va" / "amos_0401.nii.gz"
@@ -44,12 +44,12 @@ def label_of_another_case(place):
     shutil.copy(place.case(1)[1], place.case(2)[1])
 
 
-@corruption("knee", ("imagesVa/P1_other.nii.gz", "is of the patient P1, as P1_left.nii.gz is, across splits"))
-def patient_trained_on_and_tested_on(place):
+@corruption("knee", ("imagesVa/P1_other.nii.gz", "is of the patient P1, as is P1_left.nii.gz, across splits"))
+def patient_in_training_and_test(place):
     place.rename_case("P3_left", "P1_other", "Va")
 
 
-@corruption("knee", ("/knee", "holds the case left, whose patient '(P\\d+)_' does not tell; rename it"))
+@corruption("knee", ("/knee", "holds the case left, whose patient '(P\\d+)_' does not find; rename it"))
 def case_without_its_patient(place):
     place.rename_case("P3_left", "left", "Va")
 
@@ -62,35 +62,39 @@ CT = SECTIONS["mmwhs_ct"]["training"]
 WITH_SPLIT = ("--split", "{root}/split.json")
 
 
-@corruption("mmwhs_ct", ("split.json", "has ct_train_1001 more than once"), words=WITH_SPLIT)
+@corruption("mmwhs_ct", ("split.json", "has ct_train_1001 more than once"), options=WITH_SPLIT)
 def split_with_a_case_in_two_parts(place):
     written_split(place, train=CT, val=CT[1:2], test=CT[:1])
     written_split(place, train=CT[:2], val=CT[2:], test=CT[:1])
 
 
-@corruption("mmwhs_ct", ("split.json", "names ct_train_1009, which the dataset has not"), words=WITH_SPLIT)
-def split_with_a_case_that_is_gone(place):
+@corruption(
+    "mmwhs_ct", ("split.json", "names ct_train_1009, which the data set does not have"), options=WITH_SPLIT
+)
+def split_with_an_unknown_case(place):
     written_split(place, train=CT[:1], val=CT[1:], test=["ct_train_1009"])
 
 
 @corruption(
-    "amos22", ("split.json", "leaves out 1 cases of the dataset, such as amos_0003"), words=WITH_SPLIT
+    "amos22", ("split.json", "leaves out 1 cases of the data set, such as amos_0003"), options=WITH_SPLIT
 )
-def split_that_leaves_a_case_out(place):
+def split_without_one_case(place):
     written_split(place, train=["amos_0001"], val=["amos_0002"], test=["amos_0401", "amos_0402"])
 
 
-@corruption("mmwhs_ct", ("split.json", "is not a split (dataset, seed, train, val, test)"), words=WITH_SPLIT)
+@corruption(
+    "mmwhs_ct", ("split.json", "is not a split (dataset, seed, train, val, test)"), options=WITH_SPLIT
+)
 def split_without_parts(place):
     written_split(place, train=CT)
 
 
-@corruption("mmwhs_ct", ("split.json", "is missing"), words=WITH_SPLIT)
+@corruption("mmwhs_ct", ("split.json", "file not found"), options=WITH_SPLIT)
 def split_missing(place):
     pass
 
 
-@corruption("knee", ("split.json", "has the patient P1 in two parts"), words=WITH_SPLIT)
+@corruption("knee", ("split.json", "has the patient P1 in two parts"), options=WITH_SPLIT)
 def split_with_a_patient_in_two_parts(place):
     written_split(place, train=["P1_left"], val=["P1_right"], test=["P2_left", "P3_left"])
 
@@ -98,38 +102,38 @@ def split_with_a_patient_in_two_parts(place):
 @corruption(
     "mmwhs_ct",
     ("ct_train_1003_image.nii.gz", "as ct_train_1001_image.nii.gz, across splits (test and train)"),
-    words=WITH_SPLIT,
+    options=WITH_SPLIT,
 )
-def copy_in_two_parts_of_a_written_split(place):
-    case_there_twice(place)
+def duplicate_in_two_parts_of_a_written_split(place):
+    duplicate_case(place)
     written_split(place, train=CT[:1], val=CT[1:2], test=CT[2:])
 
 
 # --- dataset.json and cohort.json ---
 
 
-@corruption("amos22", ("dataset.json", "is missing"))
+@corruption("amos22", ("dataset.json", "file not found"))
 def dataset_json_missing(place):
     (place.folder / "dataset.json").unlink()
 
 
-@corruption("amos22", ("dataset.json", "cannot be read as JSON"))
-def dataset_json_cut_short(place):
+@corruption("amos22", ("dataset.json", "not readable as JSON"))
+def dataset_json_truncated(place):
     path = place.folder / "dataset.json"
     path.write_text(path.read_text()[:-9])
 
 
-@corruption("amos22", ("dataset.json", "cannot be read as JSON"))
+@corruption("amos22", ("dataset.json", "not readable as JSON"))
 def dataset_json_in_binary(place):
     (place.folder / "dataset.json").write_bytes(bytes(range(256)))
 
 
-@corruption("amos22", ("dataset.json", "cannot be read as JSON"))
-def dataset_json_nested_without_end(place):
+@corruption("amos22", ("dataset.json", "not readable as JSON"))
+def dataset_json_nested_deeply(place):
     (place.folder / "dataset.json").write_text("[" * 100_000)
 
 
-@corruption("amos22", ("dataset.json", "must hold a JSON object, but holds a list"))
+@corruption("amos22", ("dataset.json", "holds a list instead of a JSON object"))
 def dataset_json_of_a_list(place):
     (place.folder / "dataset.json").write_text("[]")
 
@@ -145,7 +149,7 @@ def dataset_json_with_a_code_twice(place):
     ("dataset.json", "calls label 2 'enhancing tumor'; expected 'non-enhancing tumour'"),
     ("dataset.json", "calls label 3 'non-enhancing tumor'; expected 'enhancing tumour'"),
 )
-def tumour_codes_named_the_other_way_round(place):
+def tumour_codes_swapped(place):
     place.edit_json(lambda c: c["labels"].update({"2": "enhancing tumor", "3": "non-enhancing tumor"}))
 
 
@@ -154,14 +158,14 @@ def tumour_codes_named_the_other_way_round(place):
     ("dataset.json", "calls label 2 'left kidney'; expected 'right kidney'"),
     ("dataset.json", "calls label 3 'right kidney'; expected 'left kidney'"),
 )
-def kidneys_named_the_other_way_round(place):
+def kidney_codes_swapped(place):
     place.edit_json(lambda c: c["labels"].update({"2": "left kidney", "3": "right kidney"}))
 
 
 @corruption(
-    "amos22", ("dataset.json", "calls label 16 'appendix'; AMOS22 (abdominal CT) declares no such code")
+    "amos22", ("dataset.json", "calls label 16 'appendix'; AMOS22 (abdominal CT) declares no such label")
 )
-def label_name_too_many(place):
+def label_name_surplus(place):
     place.edit_json(lambda c: c["labels"].update({"16": "appendix"}))
 
 
@@ -184,10 +188,10 @@ def channels_in_another_order(place):
 
 @corruption(
     "amos22",
-    ("dataset.json", "names ../../amos_0001.nii.gz, outside its own folder; paths must stay below"),
+    ("dataset.json", "names ../../amos_0001.nii.gz, outside its own folder; keep all paths below"),
     ("imagesTr/amos_0001.nii.gz", "belongs to no case"),
 )
-def path_that_leaves_the_folder(place):
+def path_outside_the_folder(place):
     place.edit_json(lambda c: c["training"][0].update(image="../../amos_0001.nii.gz"))
 
 
@@ -196,7 +200,7 @@ def path_that_leaves_the_folder(place):
     ("dataset.json", "names /etc/passwd, outside its own folder"),
     ("labelsTr/amos_0001.nii.gz", "belongs to no case"),
 )
-def path_from_the_root(place):
+def absolute_path(place):
     place.edit_json(lambda c: c["training"][0].update(label="/etc/passwd"))
 
 
@@ -205,25 +209,25 @@ def path_from_the_root(place):
     ("dataset.json", "names imagesTr/../../amos22x/a_1.nii.gz, outside its own folder"),
     ("imagesTr/amos_0001.nii.gz", "belongs to no case"),
 )
-def path_that_leaves_to_a_folder_of_like_name(place):
+def path_to_a_folder_of_similar_name(place):
     place.edit_json(lambda c: c["training"][0].update(image="imagesTr/../../amos22x/a_1.nii.gz"))
 
 
 @corruption(
     "amos22",
-    ("dataset.json", "lacks a path in its entry 0 of 'training'; each must hold an image and a label"),
+    ("dataset.json", "lacks a path in entry 0 of 'training'; give each entry an image and a label"),
     ("labelsTr/amos_0001.nii.gz", "belongs to no case"),
 )
 def entry_without_a_label(place):
     place.edit_json(lambda c: c["training"][0].pop("label"))
 
 
-@corruption("amos22", ("dataset.json", "lacks a path in its entry 3 of 'training'"))
+@corruption("amos22", ("dataset.json", "lacks a path in entry 3 of 'training'"))
 def entry_that_is_a_number(place):
     place.edit_json(lambda c: c["training"].append(4))
 
 
-@corruption("amos22", ("dataset.json", "lacks a path in its entry 3 of 'training'"))
+@corruption("amos22", ("dataset.json", "lacks a path in entry 3 of 'training'"))
 def entry_with_a_list_for_a_path(place):
     place.edit_json(lambda c: c["training"].append({"image": ["a"], "label": ["b"]}))
 
@@ -234,7 +238,7 @@ def section_that_is_a_number(place):
 
 
 @corruption("amos22", ("/amos22", "lists the case amos_0001 2 times; list it once"))
-def entry_there_twice(place):
+def entry_repeated(place):
     place.edit_json(lambda c: c["training"].append(c["training"][0]))
 
 
@@ -244,7 +248,7 @@ def entry_in_two_sections(place):
 
 
 @corruption(
-    "amos22", ("imagesTr/amos_0009.nii.gz", "is missing"), ("labelsTr/amos_0009.nii.gz", "is missing")
+    "amos22", ("imagesTr/amos_0009.nii.gz", "file not found"), ("labelsTr/amos_0009.nii.gz", "file not found")
 )
 def entry_without_files(place):
     entry = {"image": "./imagesTr/amos_0009.nii.gz", "label": "./labelsTr/amos_0009.nii.gz"}
@@ -274,15 +278,15 @@ def cohort_of_another_kind(place):
     (place.root / "cohort.json").write_text('{"cohort": "imagined"}')
 
 
-@corruption("mmwhs_ct", ("cohort.json", "cannot be read as JSON"))
-def cohort_cut_short(place):
+@corruption("mmwhs_ct", ("cohort.json", "not readable as JSON"))
+def cohort_truncated(place):
     (place.root / "cohort.json").write_text('{"cohort": ')
 
 
 # --- prompts ---
 
 
-@corruption("mmwhs_ct", ("prompts.csv", "cannot be read as CSV"))
+@corruption("mmwhs_ct", ("prompts.csv", "not readable as CSV"))
 def prompts_missing(place):
     place.prompts.unlink()
 
@@ -308,13 +312,14 @@ def prompts_with_a_column_twice(place):
 
 
 @corruption(
-    "mmwhs_ct", ("prompts.csv", "row 3 has 7 cells, the header 6; put a text that holds a comma in quotes")
+    "mmwhs_ct",
+    ("prompts.csv", "has 7 cells in row 3, but 6 in its header; put a text that holds a comma in quotes"),
 )
 def prompts_with_a_comma_outside_quotes(place):
     place.edit_prompts(lambda lines: [*lines[:3], lines[3].replace(",s,", ",small, round,"), *lines[4:]])
 
 
-@corruption("mmwhs_ct", ("prompts.csv", "cannot be read as CSV"))
+@corruption("mmwhs_ct", ("prompts.csv", "not readable as CSV"))
 def prompts_with_an_open_quote(place):
     place.edit_prompts(lambda lines: [*lines[:-1], lines[-1].replace(",s,", ',"s,')])
 
@@ -333,8 +338,10 @@ def prompts_with_empty_cells(place):
     )
 
 
-@corruption("mmwhs_ct", ("prompts.csv", "has 6 rows; MM-WHS (cardiac CT) has 7 classes, a row each"))
-def prompts_of_one_class_missing(place):
+@corruption(
+    "mmwhs_ct", ("prompts.csv", "has 6 rows; give one row for each of the 7 classes of MM-WHS (cardiac CT)")
+)
+def prompts_without_one_class(place):
     place.edit_prompts(lambda lines: lines[:-1])
 
 
@@ -343,7 +350,7 @@ def prompts_of_one_class_missing(place):
     ("prompts.csv", "matches no class with the title of row 8, 'Spleen in a CT Image'"),
     ("prompts.csv", "has 8 rows"),
 )
-def prompts_of_a_class_too_many(place):
+def prompts_of_a_surplus_class(place):
     place.edit_prompts(lambda lines: [*lines, "Spleen in a CT Image,s,l,a,c,t"])
 
 
@@ -368,13 +375,13 @@ def prompts_of_the_kidneys_swapped(place):
     place.edit_prompts(lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]])
 
 
-@corruption("mmwhs_ct", ("prompts.csv", "has the title of row 5, 'Myocardium Of The Left Ventricle"))
+@corruption("mmwhs_ct", ("prompts.csv", "repeats a title in row 5, 'Myocardium Of The Left Ventricle"))
 def prompts_with_a_title_twice(place):
-    """ "left ventricle" is in the myocardium's title too."""
+    """The myocardium's title contains "left ventricle" too."""
     place.edit_prompts(lambda lines: [lines[0], lines[5], *lines[2:]])
 
 
-# --- many at once ---
+# --- many issues at once ---
 
 
 @corruption(
@@ -382,12 +389,12 @@ def prompts_with_a_title_twice(place):
     ("prompts.csv", "has 2 rows"),
     ("dataset.json", "calls label 1 'oedema'"),
     ("imagesTr/BRATS_009.nii.gz", "belongs to no case"),
-    ("imagesTr/BRATS_001.nii.gz", "cannot be read as NIfTI"),
-    ("imagesTr/BRATS_002.nii.gz", "is missing"),
+    ("imagesTr/BRATS_001.nii.gz", "not readable as NIfTI"),
+    ("imagesTr/BRATS_002.nii.gz", "file not found"),
     ("labelsTr/BRATS_002.nii.gz", "holds the undeclared codes 9"),
-    ("labelsTr/BRATS_003.nii.gz", "lies elsewhere than its image (origin 7 mm off)"),
+    ("labelsTr/BRATS_003.nii.gz", "is not on the grid of its image (origin 7 mm off)"),
 )
-def everything_at_once(place):
+def many_issues_at_once(place):
     place.edit_prompts(lambda lines: lines[:-1])
     place.edit_json(lambda c: c["labels"].update({"1": "oedema"}))
     save(place.folder / "imagesTr" / "BRATS_009.nii.gz", image_of(place.spec, seed=9))

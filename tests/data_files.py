@@ -1,4 +1,4 @@
-"""Tiny files in the benchmarks' layouts, for the data tests."""
+"""Write tiny data sets in the benchmarks' layouts, for the data tests."""
 
 import json
 from pathlib import Path
@@ -18,19 +18,19 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Pat
 
 
 def image_of(spec: DatasetSpec, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
-    """Values inside every window; channels last, as on disk."""
+    """Random values inside every intensity window; channels last, as on disk."""
     channels = (len(spec.channels),) if len(spec.channels) > 1 else ()
     return np.random.default_rng(seed).uniform(10, 200, (*shape, *channels)).astype(np.float32)
 
 
 def label_of(spec: DatasetSpec, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
-    """Every code of the dataset, and background; a seed above 0 shuffles the voxels."""
+    """A label map with every code of the data set and background; a seed above 0 shuffles the voxels."""
     label = np.resize(np.array(spec.known_codes, np.int16), shape)
     return np.random.default_rng(seed).permutation(label.ravel()).reshape(shape) if seed else label
 
 
 def dataset_json(spec: DatasetSpec, sections: dict[str, list[str]]) -> dict:
-    """As the benchmark's own; the lists keep the order that they are given in."""
+    """The content of dataset.json in the benchmark's form; the lists keep their order."""
     short = {"training": "Tr", "validation": "Va"}
     return {
         "labels": {"0": "background", **{str(code): names[-1] for code, names in spec.code_names.items()}},
@@ -46,7 +46,7 @@ def dataset_json(spec: DatasetSpec, sections: dict[str, list[str]]) -> dict:
 
 
 def write_dataset(spec: DatasetSpec, root: Path, sections: dict[str, list[str]]) -> Path:
-    """A whole dataset below root; returns its folder."""
+    """Write a complete data set below root; returns its folder."""
     folder = root / spec.folder
     folder.mkdir(parents=True)
     if spec.layout == "paired_files":
@@ -63,7 +63,7 @@ def write_dataset(spec: DatasetSpec, root: Path, sections: dict[str, list[str]])
 
 
 def write_prompts(spec: DatasetSpec, path: Path) -> Path:
-    """A prompt CSV with the spec's classes in order."""
+    """Write a prompt CSV with the spec's classes in order."""
     lines = ["Title,Shape,Location,Appearance/Density,Contour/Symmetry,Internal Texture"]
     lines += [f"{c.name.title()} in a {spec.modality} Image,s,l,a,c,t" for c in spec.classes]
     path.write_text("\n".join(lines))
@@ -78,7 +78,7 @@ def write_nnunet(
     cases: tuple[str, ...] = ("P1", "P2", "P3", "P4"),
     shape: tuple[int, ...] = SHAPE,
 ) -> Path:
-    """A folder in the form of nnU-Net v2, a file a channel; its label maps hold the codes 0, 1 and 2."""
+    """Write a folder in nnU-Net v2's form with one file per channel; label maps hold the codes 0, 1 and 2."""
     for seed, case in enumerate(cases):
         random = np.random.default_rng(seed)
         for i in range(len(channels)):

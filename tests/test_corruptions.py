@@ -1,8 +1,9 @@
-"""A catalogue of bad inputs, each made from a good tiny cohort: the check tells each in one sentence.
+"""A catalogue of bad inputs, each made from a tiny valid cohort: the check reports each in one sentence.
 
-All go through the command line. The corruptions stand in corruptions_of_scans.py and corruptions_of_lists.py.
+All go through the command line. The corruptions are in corruptions_of_scans.py and corruptions_of_lists.py.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from bipvl.data.spec import load_spec
 
 @pytest.fixture(scope="session")
 def cohorts(tmp_path_factory) -> Path:
-    """A good tiny cohort of each dataset, with prompts, and an own one with its YAML."""
+    """A tiny valid cohort of each data set with prompts, and one of a user with its YAML."""
     base = tmp_path_factory.mktemp("cohorts")
     for name, sections in SECTIONS.items():
         root = base / name
@@ -52,9 +53,9 @@ def place_of(cohorts, tmp_path) -> Callable[[str], Place]:
     return copy
 
 
-def check(place: Place, *words: object) -> Result:
+def check(place: Place, *options: object) -> Result:
     """Run ``bipvl check`` in this process."""
-    line = ["check", place.dataset, "--data-root", place.root, "--prompts", place.prompts, *words]
+    line = ["check", place.dataset, "--data-root", place.root, "--prompts", place.prompts, *options]
     return CliRunner().invoke(app, [str(word) for word in line], prog_name="bipvl")
 
 
@@ -62,110 +63,117 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def rows(result: Result) -> list[str]:
-    """The rows of the table of faults, blanks run together."""
-    assert result.stderr.splitlines()[0].split() == ["file", "fault", "fix"]
-    return [" ".join(row.split()) for row in result.stderr.splitlines()[1:-1]]
+def rows(result: Result) -> list[tuple[str, str, str]]:
+    """The rows of the table of issues: file, problem, fix."""
+    header, *lines, _ = (re.split(r" {2,}", line) for line in result.stderr.splitlines())
+    assert header == ["file", "problem", "fix"]
+    assert all(len(line) == 3 and all(line) for line in lines)
+    return [tuple(line) for line in lines]
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_a_good_cohort_has_no_fault(place_of, name):
+def test_a_valid_cohort_has_no_issues(place_of, name):
     result = check(place_of(name))
     assert result.exit_code == 0, result.output
-    assert f"{sum(map(len, SECTIONS[name].values()))} cases, no fault" in result.stdout
+    assert f"{sum(map(len, SECTIONS[name].values()))} cases, no issues" in result.stdout
 
 
-def test_the_catalogue_is_whole():
-    """Each corruption of both modules has entered itself, under a name of its own."""
+def test_the_catalogue_is_complete():
+    """Each corruption of both modules is registered under a distinct name."""
     modules = (corruptions_of_lists, corruptions_of_scans)
     entered = {case.id for case in CATALOGUE}
     assert len(entered) == len(CATALOGUE) >= 60
     assert {case.values[1].__module__ for case in CATALOGUE} == {module.__name__ for module in modules}
 
 
-@pytest.mark.parametrize(("name", "spoil", "told", "words"), CATALOGUE)
-def test_a_corruption_is_told_in_a_sentence(place_of, name, spoil, told, words):
+@pytest.mark.parametrize(("name", "corrupt", "expected", "options"), CATALOGUE)
+def test_each_corruption_is_reported_by_file_problem_and_fix(place_of, name, corrupt, expected, options):
     place = place_of(name)
-    spoil(place)
+    corrupt(place)
     before = contents(place.root)
-    result = check(place, *(word.format(root=place.root) for word in words))
+    result = check(place, *(option.format(root=place.root) for option in options))
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output
     assert contents(place.root) == before, "something was written"
     found = rows(result)
-    assert len(found) == len(told), result.stderr
-    for row, (file, fragment) in zip(found, told, strict=True):
-        assert row.startswith(str(place.root)), "the sentence begins with the file"
-        assert file in row.split()[0] and fragment in row
-        assert "; " in row and row.endswith("."), "what is wrong; what to do."
-    assert f"{len(told)} listed above" in result.stderr.splitlines()[-1]
+    assert len(found) == len(expected), result.stderr
+    for (path, problem, fix), (file, fragment) in zip(found, expected, strict=True):
+        assert path.startswith(str(place.root)) and file in path
+        assert fragment in f"{problem}; {fix}"
+    assert f"{len(expected)} issues, listed above; " in result.stderr.splitlines()[-1]
 
 
-# --- the dataset's YAML: nothing is read on before it is right ---
+# --- the data set's YAML ---
 
-YAML_FAULTS = {
-    "no_file": (None, "cannot be read as YAML"),
-    "empty": ("", "holds no fields"),
-    "a_list": ("- name: knee", "holds no fields"),
-    "a_sentence": ("Knees, please", "holds no fields"),
-    "not_closed": ("name: [knee", "cannot be read as YAML"),
-    "tabs": ("name: knee\n\ttitle: Knees", "cannot be read as YAML"),
-    "binary": (bytes(range(256)), "cannot be read as YAML"),
-    "of_another_encoding": ("title: Köpfe".encode("latin-1"), "cannot be read as YAML"),
-    "with_a_python_object": ("name: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
-    "with_a_day_that_is_none": ("title: 2024-13-45", "cannot be read as YAML"),
-    "with_a_number_that_is_none": ("nsd_tolerance: !!int two", "cannot be read as YAML"),
-    "nested_without_end": ("[" * 1000, "cannot be read as YAML"),
-    "with_a_field_twice": ("name: a\nname: b", "the field 'name' is there twice"),
-    "with_an_unknown_field": ({"spacings": [1, 1, 1]}, "unknown field 'spacings'; did you mean 'spacing'"),
-    "without_a_field": ({"spacing": ...}, "lacks spacing"),
-    "with_two_spacings": ({"spacing": [1, 1]}, "'spacing' must be three positive numbers"),
-    "with_a_spacing_of_0": ({"spacing": [1, 1, 0]}, "'spacing' must be three positive numbers"),
-    "with_an_infinite_spacing": (
+YAML_ISSUES = {
+    "no_file": (None, "file not found"),
+    "empty": ("", "holds no mapping"),
+    "a_list": ("- name: knee", "holds no mapping"),
+    "a_sentence": ("Knees, please", "holds no mapping"),
+    "unclosed_bracket": ("name: [knee", "not readable as YAML"),
+    "tabs": ("name: knee\n\ttitle: Knees", "not readable as YAML"),
+    "binary": (bytes(range(256)), "not readable as YAML"),
+    "another_encoding": ("title: Köpfe".encode("latin-1"), "not readable as YAML"),
+    "python_object": ("name: !!python/object/apply:os.system [ls]", "not readable as YAML"),
+    "invalid_date": ("title: 2024-13-45", "not readable as YAML"),
+    "invalid_number": ("nsd_tolerance: !!int two", "not readable as YAML"),
+    "nested_deeply": ("[" * 1000, "not readable as YAML"),
+    "repeated_field": ("name: a\nname: b", "the key 'name' is there twice"),
+    "unknown_field": ({"spacings": [1, 1, 1]}, "there is no key 'spacings'; use one of: spacing"),
+    "missing_field": ({"spacing": ...}, "'spacing' is missing; set it to three positive numbers (mm)"),
+    "two_spacings": ({"spacing": [1, 1]}, "'spacing' is [1, 1]; it must be three positive numbers"),
+    "a_spacing_of_0": ({"spacing": [1, 1, 0]}, "'spacing' is [1, 1, 0]; it must be three positive"),
+    "an_infinite_spacing": (
         {"spacing": [1, 1, float("inf")]},
-        "'spacing' must be three positive numbers",
+        "'spacing' is [1, 1, inf]; it must be three positive numbers",
     ),
-    "with_a_number_beyond_all": ({"nsd_tolerance": 10**400}, "'nsd_tolerance' must be a positive number"),
-    "with_a_folder_from_the_root": ({"folder": "/etc"}, "'folder' must be the dataset's folder below"),
-    "with_a_folder_outside": ({"folder": "knee/../../other"}, "'folder' must be the dataset's folder below"),
-    "with_a_code_of_two": (
+    "huge_number": ({"nsd_tolerance": 10**400}, "it must be a positive number"),
+    "a_folder_from_the_root": (
+        {"folder": "/etc"},
+        "'folder' is '/etc'; it must be the data set's folder below",
+    ),
+    "a_folder_outside": ({"folder": "knee/../../other"}, "it must be the data set's folder below"),
+    "a_code_of_two": (
         {"classes": [{"name": "femur", "codes": [1]}, {"name": "tibia", "codes": [1]}]},
-        "gives one code to two classes",
+        "'classes' gives one code to two classes; correct it",
     ),
-    "with_a_code_twice": (
+    "a_code_twice": (
         {"classes": [{"name": "femur", "codes": [1, 1]}, {"name": "tibia", "codes": [2]}]},
-        "'classes' must be",
+        "'classes.0.codes' is [1, 1]; it must be a list of distinct codes",
     ),
-    "with_two_classes_of_a_name": (
+    "two_classes_of_a_name": (
         {"classes": [{"name": "femur", "codes": [1]}, {"name": "Femur", "codes": [2]}]},
-        "'classes' must be",
+        "with distinct names and aliases",
     ),
-    "with_an_alias_of_another_class": (
+    "an_alias_of_another_class": (
         {"classes": [{"name": "femur", "codes": [1]}, {"name": "tibia", "codes": [2], "aliases": ["femur"]}]},
-        "'classes' must be",
+        "with distinct names and aliases",
     ),
-    "with_the_background_as_a_class": ({"classes": [{"name": "all", "codes": [0]}]}, "'classes' must be"),
-    "with_code_names_of_other_codes": (
+    "the_background_as_a_class": (
+        {"classes": [{"name": "all", "codes": [0]}]},
+        "'classes.0.codes' is [0]; it",
+    ),
+    "code_names_of_other_codes": (
         {"code_names": {7: ["femur"]}},
-        "'code_names' must name the codes [1, 2]",
+        "'code_names' names the codes [7]; name exactly the codes [1, 2]",
     ),
-    "with_a_channel_twice": ({"channels": ["PD", "PD"]}, "'channels' must be"),
-    "with_a_share_of_all": ({"split": {"test": 1, "val": 0.1}}, "'split' must be"),
-    "with_sections_where_none_are": (
+    "a_channel_twice": ({"channels": ["PD", "PD"]}, "'channels' is ['PD', 'PD']; it must be a list"),
+    "a_share_of_all": ({"split": {"test": 1, "val": 0.1}}, "; it must be {test: validation or a share"),
+    "sections_where_none_are": (
         {"layout": "paired_files"},
         "'split' takes the test cases from a section",
     ),
-    "with_a_broken_patient_rule": (
+    "a_broken_patient_rule": (
         {"patient": "(P"},
-        "'patient' must be a regular expression with one group",
+        "'patient' is '(P'; it must be a regular expression with one group",
     ),
-    "with_a_patient_rule_of_no_group": ({"patient": "P"}, "'patient' must be a regular expression with one"),
+    "a_patient_rule_of_no_group": ({"patient": "P"}, "'patient' is 'P'; it must be a regular"),
 }
 
 
-@pytest.mark.parametrize(("change", "told"), YAML_FAULTS.values(), ids=YAML_FAULTS)
-def test_a_yaml_is_told_in_a_sentence(place_of, change, told):
+@pytest.mark.parametrize(("change", "expected"), YAML_ISSUES.values(), ids=YAML_ISSUES)
+def test_a_wrong_yaml_is_reported_in_one_sentence(place_of, change, expected):
     place = place_of("knee")
     if change is None:
         place.yaml.unlink()
@@ -179,12 +187,12 @@ def test_a_yaml_is_told_in_a_sentence(place_of, change, told):
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     (sentence,) = result.stderr.splitlines()
-    assert sentence.startswith(f"bipvl: {place.yaml}") and told in sentence
+    assert sentence.startswith(f"bipvl: {place.yaml}") and expected in sentence
     assert "Traceback" not in result.output
     assert contents(place.root) == before
 
 
-# --- whatever is in a file, it is told ---
+# --- any content of a file loads or is reported ---
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -198,7 +206,7 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 
 @FEW
 @given(field=st.sampled_from(sorted(KNEE)), value=VALUES)
-def test_any_value_in_a_yaml_loads_or_is_told(tmp_path, field, value):
+def test_any_value_in_a_yaml_loads_or_is_reported(tmp_path, field, value):
     path = tmp_path / "knee.yaml"
     path.write_text(yaml.safe_dump(KNEE | {field: value}))
     try:
@@ -211,7 +219,7 @@ def test_any_value_in_a_yaml_loads_or_is_told(tmp_path, field, value):
 
 @FEW
 @given(raw=st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
-def test_any_bytes_as_yaml_json_csv_or_scan_are_told(tmp_path, raw):
+def test_any_bytes_as_yaml_json_csv_or_scan_load_or_are_reported(tmp_path, raw):
     for name, read in (
         ("a.yaml", load_spec),
         ("a.json", read_json),
@@ -228,7 +236,7 @@ def test_any_bytes_as_yaml_json_csv_or_scan_are_told(tmp_path, raw):
 
 @FEW
 @given(data=st.data())
-def test_a_byte_changed_in_a_scan_is_told_or_changes_nothing(tmp_path, data):
+def test_a_changed_byte_in_a_scan_is_reported_or_changes_nothing(tmp_path, data):
     path = save(tmp_path / "scan.nii.gz", np.arange(60, dtype=np.int16).reshape(3, 4, 5))
     whole, raw = read_scan(path), bytearray(path.read_bytes())
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
@@ -243,9 +251,9 @@ def test_a_byte_changed_in_a_scan_is_told_or_changes_nothing(tmp_path, data):
 
 @FEW
 @given(data=st.data())
-def test_a_scan_cut_anywhere_is_told(tmp_path, data):
+def test_a_truncated_scan_is_reported(tmp_path, data):
     path = save(tmp_path / "scan.nii.gz", np.arange(60, dtype=np.int16).reshape(3, 4, 5))
     raw = path.read_bytes()
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw) - 1))])
-    with pytest.raises(BipvlError, match=r"scan\.nii\.gz (is empty|cannot be read)"):
+    with pytest.raises(BipvlError, match=r"scan\.nii\.gz: (the file is empty|not readable)"):
         read_scan(path)
