@@ -1,0 +1,1 @@
+"""Many runs: studies, statistics, comparisons, claims, tables, costs."""

@@ -1,0 +1,1 @@
+"""Data sets: their specs, files, splits, prompts, label codes and transforms."""

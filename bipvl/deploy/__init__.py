@@ -1,0 +1,1 @@
+"""Use a trained run: segment scans (NIfTI, DICOM), export it, make a MONAI bundle."""

@@ -65,54 +65,41 @@ def train(run: Run, data_root: str | Path, *, progress: bool = True) -> None:
 
 
 def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], progress: bool) -> None:
-    config, settings, spec = run.config, run.config["training"], run.spec
-    # Every step trains the same parameters, but not necessarily all of them.
-    wrapping = DistributedDataParallelKwargs(static_graph=True)
+    settings = run.config["training"]
     accelerator = Accelerator(
         mixed_precision=settings["mixed_precision"],
-        kwargs_handlers=[wrapping],
+        # Every step trains the same parameters, but not necessarily all of them.
+        kwargs_handlers=[DistributedDataParallelKwargs(static_graph=True)],
         log_with=tensorboard.tracker(),
         project_dir=run.directory,
     )
     all_cases, val = (_prepared(run, cases) for cases in (train_cases, val_cases))
-    batch = settings["batch_size"] * accelerator.num_processes  # over all processes
-    epoch = math.ceil(len(all_cases) / batch)
-    steps = settings["epochs"] * epoch  # also for a share of the cases
     cases = nested_share(all_cases, run.variant.share)
+    batch = settings["batch_size"] * accelerator.num_processes  # over all processes
+    steps = settings["epochs"] * math.ceil(len(all_cases) / batch)  # also for a share of the cases
     interval = math.ceil(steps / settings["validations"])
+    schedule = build_schedule(run.variant, steps, settings["warmup"])
 
-    set_seed(derive_seed(config["seed"], "weights"))
-    network = build_network(run.variant, spec, config)
-    weights = class_weights(cases, spec, settings["rarity_power"])
-    objective = build_objective(run.variant, spec, weights)
-    if settings["checkpointing"]:
-        checkpoint_activations(network)
-    learner = Learner(network=network, objective=objective).to(memory_format=torch.channels_last_3d)
+    learner = _make_learner(run, cases)
+    network, objective = learner.network, learner.objective
     optimizer = make_optimizer(learner, settings)
-    crops = TrainingCrops(
-        cases=cases,
-        spec=spec,
-        crop=config["crop"],
-        length=steps * batch,
-        seed=config["seed"],
+    learner, optimizer, loader = accelerator.prepare(
+        learner, optimizer, _make_loader(run, cases, steps * batch)
     )
-    loader = DataLoader(crops, batch_size=settings["batch_size"], num_workers=settings["workers"])
-    learner, optimizer, loader = accelerator.prepare(learner, optimizer, loader)
     done = Progress.resume(run, accelerator)
     tensorboard.begin(accelerator, done.rows)
-    schedule = build_schedule(run.variant, steps, settings["warmup"])
-    texts = prompt_texts(run.variant, spec)
+    texts = prompt_texts(run.variant, run.spec)
     prompts = network.training_prompts(texts) if run.variant.language else None
     take_snapshot(run, network, prompts, val, done.step, accelerator)
 
     learner.train()
     loader = accelerator.skip_first_batches(loader, done.step)
     hidden = not (progress and accelerator.is_main_process)
-    title = f"{spec.name} · {run.variant.title} · training"
+    title = f"{run.spec.name} · {run.variant.title} · training"
     for sample in tqdm(loader, title, total=steps, initial=done.step, unit="step", disable=hidden):
-        set_seed(derive_seed(config["seed"], "step", done.step))  # the same on all processes
+        set_seed(derive_seed(run.config["seed"], "step", done.step))  # the same on all processes
         set_rates(optimizer, done.step, schedule)
-        volume = sample["image"].contiguous(memory_format=torch.channels_last_3d)
+        volume = sample["image"].contiguous(memory_format=torch.channels_last_3d)  # B × M × H × W × D
         with accelerator.autocast():
             total, losses = learner(volume, sample["label"], prompts)
         accelerator.backward(total)
@@ -130,6 +117,27 @@ def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], pro
         tensorboard.log(accelerator, done.rows[-1])
     tensorboard.end(accelerator)
     done.finish(accelerator)
+
+
+def _make_learner(run: Run, cases: Dataset) -> Learner:
+    """A new network with its objective; the run's seed decides the initial weights."""
+    settings = run.config["training"]
+    set_seed(derive_seed(run.config["seed"], "weights"))
+    network = build_network(run.variant, run.spec, run.config)
+    weights = class_weights(cases, run.spec, settings["rarity_power"])
+    objective = build_objective(run.variant, run.spec, weights)
+    if settings["checkpointing"]:
+        checkpoint_activations(network)
+    return Learner(network=network, objective=objective).to(memory_format=torch.channels_last_3d)
+
+
+def _make_loader(run: Run, cases: Dataset, length: int) -> DataLoader:
+    """``length`` random crops; crop i depends on (seed, i) only."""
+    crops = TrainingCrops(
+        cases=cases, spec=run.spec, crop=run.config["crop"], length=length, seed=run.config["seed"]
+    )
+    settings = run.config["training"]
+    return DataLoader(crops, batch_size=settings["batch_size"], num_workers=settings["workers"])
 
 
 def _prepared(run: Run, cases: Sequence[Case]) -> Dataset:

@@ -1,0 +1,1 @@
+"""Interactive views in a notebook: the volume viewer and the prompt lab."""
