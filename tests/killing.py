@@ -1,4 +1,4 @@
-"""Trainings that are killed (SIGKILL) and started again, from processes that have imported all they need."""
+"""Kill (SIGKILL) and resume trainings in processes that have already imported everything."""
 
 import multiprocessing
 import random
@@ -12,11 +12,11 @@ from tqdm import tqdm
 from bipvl.engine.run import Run
 
 RESULTS = ("config.json", "history.csv", "model/*", "embeddings/*")
-"""What must have the same bytes, however often a training was killed."""
+"""Files of a run that must have the same bytes, however often a training was killed."""
 
 
 def start(target: Callable, *args: object) -> multiprocessing.Process:
-    """A process of its own, forked from one that has done the imports."""
+    """A new process, forked from one that has done the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bipvl.engine.train"])
     process = context.Process(target=target, args=args)
@@ -25,12 +25,12 @@ def start(target: Callable, *args: object) -> multiprocessing.Process:
 
 
 def train_in_process(run: Run, data_root: Path) -> multiprocessing.Process:
-    """Start (or go on with) a training in a process of its own."""
+    """Start or resume a training in a new process."""
     return start(_train, run.directory, run.config, data_root)
 
 
 def train_with_kills(run: Run, data_root: Path, moments: Iterable[float]) -> int:
-    """Train to the end, killed so many seconds after each start; returns the kills that hit it at work."""
+    """Train to the end, with a kill ``moments`` seconds after each start; returns the kills that hit."""
     kills = 0
     for seconds in moments:
         process = train_in_process(run, data_root)
@@ -41,15 +41,14 @@ def train_with_kills(run: Run, data_root: Path, moments: Iterable[float]) -> int
         process.join()
     process = train_in_process(run, data_root)
     process.join()
-    assert process.exitcode == 0, f"the training that goes on ended with {process.exitcode}"
+    assert process.exitcode == 0, f"the resumed training ended with {process.exitcode}"
     return kills
 
 
 def survive(kills: int, whole: Run, runs: Iterator[Run], data_root: Path, seed: int) -> list[int]:
-    """Train one run after another, each killed up to four times at random moments, until killed so often.
+    """Train run after run, each killed up to four times at random moments, until there were ``kills`` kills.
 
-    Returns the kills of each training that ended with the bytes of ``whole``, which is trained first,
-    undisturbed.
+    ``whole`` is trained first, without kills. Returns the kills of each training that ended with its bytes.
     """
     seconds, draw, survived = seconds_of_training(whole, data_root), random.Random(seed), []
     with tqdm(total=kills, desc="trainings killed", unit="kill", file=sys.__stderr__) as bar:
@@ -62,7 +61,7 @@ def survive(kills: int, whole: Run, runs: Iterator[Run], data_root: Path, seed: 
 
 
 def seconds_of_training(run: Run, data_root: Path) -> float:
-    """How long an undisturbed training takes, imports aside."""
+    """Seconds of a training without kills and imports."""
     start(int).join()
     begin = time.monotonic()
     train_with_kills(run, data_root, [])
@@ -70,7 +69,7 @@ def seconds_of_training(run: Run, data_root: Path) -> float:
 
 
 def results(run: Run) -> dict[str, bytes]:
-    """The bytes of a run's results by their names."""
+    """File name → bytes of a run's results."""
     paths = sorted(path for pattern in RESULTS for path in run.directory.glob(pattern))
     return {str(path.relative_to(run.directory)): path.read_bytes() for path in paths}
 
@@ -81,6 +80,6 @@ def _train(directory: Path, config: dict, data_root: Path) -> None:
 
     from bipvl.engine.train import train
 
-    logging.disable_progress_bar()  # the text encoder's, beside that of the kills
+    logging.disable_progress_bar()  # it would disturb the bar of the kills
     torch.set_num_threads(1)
     train(Run(directory, config), data_root, progress=False)

@@ -1,4 +1,4 @@
-"""Runs' files made by hand, for the tests of tables and figures."""
+"""Write made-up files of runs, for the tests of tables and figures."""
 
 import json
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ COLUMNS = ["case", "class", "metric", "grid", "value", "flag"]
 
 
 def study(datasets: Iterable[str] = ("mmwhs_ct",), seeds: tuple[int, ...] = (0,), **changes) -> Study:
-    """A study, "main", of both variants at profile quick."""
+    """The study "main" with two variants at profile quick."""
     fields = {
         "name": "main",
         "profile": "quick",
@@ -34,18 +34,16 @@ def write_metrics(root: Path, dataset: str, variant: str, rows: list[tuple], see
     """A run folder with config.json and metrics.csv; rows of (case, class, metric, value[, flag])."""
     folder = root / "quick" / dataset / variant / f"seed{seed}"
     folder.mkdir(parents=True)
-    said = {"dataset": dataset, "variant": variant, "profile": "quick", "seed": seed, "cohort": "synthetic"}
+    basic = {"dataset": dataset, "variant": variant, "profile": "quick", "seed": seed, "cohort": "synthetic"}
     if variant != "mean_atlas":
-        (folder / "config.json").write_text(json.dumps(said | config))
-    full = [
-        (*row[:3], grid, row[3], row[4] if row[4:] else "") for row in rows for grid in ("scan", "working")
-    ]
+        (folder / "config.json").write_text(json.dumps(basic | config))
+    full = [(*row[:3], grid, *(*row[3:], "")[:2]) for row in rows for grid in ("scan", "working")]
     pd.DataFrame(full, columns=COLUMNS).to_csv(folder / "metrics.csv", index=False)
     return folder
 
 
 def write_runs(root: Path, dataset: str, cases: int = 4) -> None:
-    """Both variants and the mean atlas with random scores of all classes, and the networks' histories."""
+    """Two variants and the mean atlas with random scores of all classes, and the networks' histories."""
     random = np.random.default_rng(len(dataset))
     for variant, level in (("bipvlseg", 0.7), ("swin_unetr_v2", 0.6), ("mean_atlas", 0.3)):
         rows = [
@@ -60,7 +58,7 @@ def write_runs(root: Path, dataset: str, cases: int = 4) -> None:
 
 
 def write_history(folder: Path, language: bool, steps: int = 130) -> pd.DataFrame:
-    """A history.csv with all terms, validated every 50 steps and at the end."""
+    """A history.csv with all loss terms, and validations every 50 steps and at the end."""
     step = np.arange(steps)
     terms = {"total": 2.0, "segmentation": 1.0}
     if language:
@@ -76,7 +74,7 @@ def write_history(folder: Path, language: bool, steps: int = 130) -> pd.DataFram
 
 
 def measurements() -> pd.DataFrame:
-    """A table as ``make bench`` writes it, with made-up values."""
+    """A table of ``make bench`` with made-up values."""
     paper = [("paper", q, 2.0, 4.0) for q in (bench.INFERENCE, bench.TRAINING, bench.MEMORY)]
     plain = [(bench.PLAIN, q, 3.0, 4.0) for q in (bench.TRAINING, bench.MEMORY)]
     grown = [

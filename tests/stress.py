@@ -1,7 +1,6 @@
-"""What the package withstands, counted: python tests/stress.py figures --kills 100
+"""Run and count the stress tests: python tests/stress.py figures --kills 100
 
-The tests that spoil, kill and turn are run, the killing one as often as it is told. Leaves stress.csv, and
-stress.md to read; the report's index shows the same. Ends with an error where anything did not hold.
+Writes stress.csv and stress.md; the report's index shows the same table. Exits with an error if a test fails.
 """
 
 import argparse
@@ -18,44 +17,48 @@ from bipvl.engine.manifest import environment
 from tools.report import STRESS, stress_note
 
 TESTS = Path(__file__).parent
-COUNTED = {
-    "trainings killed (SIGKILL) at random moments, then gone on with": (
-        "test_resume.py::test_killed_at_random_moments_trainings_end_with_the_same_bytes"
+TESTED = {
+    "killed trainings (SIGKILL at random moments) that are resumed": (
+        "test_resume.py::test_trainings_killed_at_random_moments_end_with_the_same_bytes"
     ),
-    "data sets and prompts with faults, to check": (
-        "test_corruptions.py::test_a_corruption_is_told_in_a_sentence"
+    "bipvl check on corrupt data sets and prompts": (
+        "test_corruptions.py::test_each_corruption_is_reported_by_file_problem_and_fix"
     ),
-    "dataset YAML files with a fault, to check": "test_corruptions.py::test_a_yaml_is_told_in_a_sentence",
-    "data, splits, runs, weights, scans and prompts with a fault, to the other commands": (
+    "bipvl check on wrong data set YAML files": (
+        "test_corruptions.py::test_a_wrong_yaml_is_reported_in_one_sentence"
+    ),
+    "other commands on corrupt data, splits, runs, weights, scans and prompts": (
         "test_corruptions_of_commands.py::test_a_corruption_is_told_in_a_sentence"
     ),
-    "wrong words and folders on the command line": "test_cli.py::test_bad_input_is_a_sentence",
-    "axis orientations, oblique, 1.5 mm": "test_inversion.py::test_every_orientation_returns_to_the_voxel",
-    "oblique affines in every orientation, spacings from 0.5 to 5 mm": (
+    "wrong arguments and folders on the command line": "test_cli.py::test_bad_input_is_a_sentence",
+    "scans in every orientation, oblique, 1.5 mm": (
+        "test_inversion.py::test_every_orientation_returns_to_the_voxel"
+    ),
+    "scans in every orientation, oblique, 0.5 to 5 mm": (
         "test_inversion.py::test_every_orientation_returns_from_another_spacing"
     ),
-    "shapes, with one channel and with four": "test_inversion.py::test_any_shape_returns_to_the_voxel",
-    "kinds of header": "test_inversion.py::test_a_header_of_any_kind_is_kept",
+    "scans of any shape, one or four channels": "test_inversion.py::test_any_shape_returns_to_the_voxel",
+    "scans with different headers": "test_inversion.py::test_a_header_of_any_kind_is_kept",
 }
-"""What is done → the test that does it, once for each of its parameters."""
+"""Description → test; each parameter of a test counts as one case."""
 
 
 @dataclass
-class Count:
-    """A pytest plugin: of each test how many of its cases held, which failed, and their seconds."""
+class Counter:
+    """A pytest plugin that counts, for each test, the passed cases, the failed cases, and the seconds."""
 
     kills: int
-    held: dict[str, int] = field(default_factory=dict)
-    of: dict[str, int] = field(default_factory=dict)
+    passed: dict[str, int] = field(default_factory=dict)
+    total: dict[str, int] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Tell the tests how often to kill."""
+        """Set the number of kills."""
         config.option.kills = self.kills
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count a test's setup, call or teardown; it may say itself how much it did (``held``, ``of``)."""
+        """Count a test's setup, call or teardown; a test may report its own counts (``held``, ``of``)."""
         path, _, case = report.nodeid.partition("[")
         test = path.rpartition("/")[2]
         self.seconds[test] = self.seconds.get(test, 0) + report.duration
@@ -63,52 +66,50 @@ class Count:
             self.failed.setdefault(test, []).append(case.removesuffix("]") or test.partition("::")[2])
         if report.when == "call" or report.failed:
             counted = {"held": int(report.passed), "of": 1} | dict(report.user_properties)
-            self.held[test] = self.held.get(test, 0) + counted["held"]
-            self.of[test] = self.of.get(test, 0) + counted["of"]
+            self.passed[test] = self.passed.get(test, 0) + counted["held"]
+            self.total[test] = self.total.get(test, 0) + counted["of"]
 
     def table(self) -> pd.DataFrame:
-        """A row for each entry of ``COUNTED``, with what it was counted on."""
-        made = environment()
-        hardware = made["hardware"]
-        where = {
-            "commit": made["commit"],
-            "python": made["python"],
-            "packages": ", ".join(f"{name} {number}" for name, number in made["packages"].items()),
-            "machine": f"{hardware['machine']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB",
-        }
+        """One row per entry of ``TESTED``, with commit, packages and machine."""
+        state = environment()
+        hardware = state["hardware"]
         rows = [
             {
                 "what": what,
-                "held": self.held.get(test, 0),
-                "of": self.of.get(test, 0),
+                "held": self.passed.get(test, 0),
+                "of": self.total.get(test, 0),
                 "seconds": round(self.seconds.get(test, 0)),
                 "failed": ", ".join(self.failed.get(test, [])),
             }
-            | where
-            for what, test in COUNTED.items()
+            for what, test in TESTED.items()
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows).assign(
+            commit=state["commit"],
+            python=state["python"],
+            packages=", ".join(f"{name} {number}" for name, number in state["packages"].items()),
+            machine=f"{hardware['machine']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB",
+        )
 
 
 def page(table: pd.DataFrame) -> str:
-    """Markdown of the table."""
+    """The table as Markdown, with its note."""
     rows = [[str(cell) for cell in row] for row in table[[*STRESS]].itertuples(index=False)]
     return f"{markdown([*STRESS.values()], rows)}\n\n{stress_note(table)}\n"
 
 
 def main() -> int:
-    """Run the tests and write what they counted; the exit code is theirs."""
+    """Run the tests and write the counts; returns pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where stress.csv and stress.md go")
-    parser.add_argument("--kills", type=int, default=100, help="how often trainings are killed in all")
-    words = parser.parse_args()
-    count, tests = Count(words.kills), [str(TESTS / test) for test in COUNTED.values()]
-    # Captured in Python alone, so that the bar of the kills is seen.
+    parser.add_argument("folder", type=Path, help="folder for stress.csv and stress.md")
+    parser.add_argument("--kills", type=int, default=100, help="total number of kills of trainings")
+    arguments = parser.parse_args()
+    counter, tests = Counter(arguments.kills), [str(TESTS / test) for test in TESTED.values()]
+    # --capture=sys lets the progress bar of the kills through.
     flags = ["-q", "--no-header", "--disable-warnings", "--capture=sys", "-p", "no:cacheprovider"]
-    code = pytest.main([*tests, *flags], plugins=[count])
+    code = pytest.main([*tests, *flags], plugins=[counter])
     if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        write_csv(words.folder / "stress.csv", table := count.table())
-        write_text(words.folder / "stress.md", page(table))
+        write_csv(arguments.folder / "stress.csv", table := counter.table())
+        write_text(arguments.folder / "stress.md", page(table))
     return int(code)
 
 

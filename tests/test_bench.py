@@ -1,4 +1,4 @@
-"""The measurements of ``make bench``: alternating, from what users run, and told with the machine's name."""
+"""The measurements of ``make bench`` and their summary."""
 
 import re
 
@@ -8,7 +8,7 @@ from score_files import measurements
 from tools import bench
 
 
-def test_repeats_alternate_and_the_first_round_is_not_counted(monkeypatch):
+def test_repeats_alternate_after_a_warm_up_round(monkeypatch):
     order, clock = [], iter([100.0, 100.0, 1.0, 5.0, 2.0, 6.0, 9.0, 7.0])
     monkeypatch.setattr(bench, "_seconds", lambda run: (run(), next(clock))[1])
     medians = bench._medians([lambda: order.append("a"), lambda: order.append("b")], repeats=3)
@@ -16,14 +16,14 @@ def test_repeats_alternate_and_the_first_round_is_not_counted(monkeypatch):
     assert medians == [2.0, 6.0]
 
 
-def test_the_summary_gives_ratios_of_the_papers_size_and_names_the_machine():
+def test_summary_shows_ratios_at_the_papers_size_and_the_machine():
     text = bench.summary(measurements())
     assert re.search(r"\| inference, one window \(s\) \| 2\.0 \| 4\.0 \| 0\.50× \|", text)
     assert "training step, all losses (s), without activation checkpointing | 3.0 | 4.0 | 0.75×" in text
     assert "crop" not in text and f"torch {torch.__version__}" in text and "threads" in text
 
 
-def test_growth_covers_what_the_figure_shows():
+def test_growth_settings_match_their_names():
     axes = {name.split("=")[0] for name in bench.GROWTH}
     assert axes == {"crop", "classes", "tokens"}
     for name, setting in bench.GROWTH.items():

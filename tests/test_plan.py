@@ -1,4 +1,4 @@
-"""What a profile's runs would take: windows, operations, hours, and what is missing."""
+"""The plan of a profile's runs: windows, operations, hours, and what is missing."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from bipvl.data.spec import load_spec
 from bipvl.data.splits import Split
 from bipvl.engine.predict import count_windows
 from tools import plan
-from tools.plan import missing
+from tools.plan import find_missing
 
 CLASSES = load_spec("mmwhs_ct").classes
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def cost(forward=1e14, step=3e14, memory=5.0, stand_in=""):
 
 @pytest.fixture
 def studies(tmp_path, monkeypatch):
-    """An experiments.yaml of two studies that share runs, in the current folder; nothing is counted."""
+    """An experiments.yaml with two studies that share runs, in the current folder; costs are made up."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "03_main_table.ipynb").touch()
@@ -46,15 +46,15 @@ def studies(tmp_path, monkeypatch):
     }
     (tmp_path / "notebooks" / "experiments.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
-    def counted(pairs, profile):
+    def count(pairs, profile):
         for key, (variant, _) in pairs.items():
             yield key, cost(memory=7.0 if variant == "bipvlseg" else 2.0)
 
-    monkeypatch.setattr(plan, "_counted", counted)
+    monkeypatch.setattr(plan, "_count", count)
     return tmp_path
 
 
-def test_an_abdomen_at_overlap_three_quarters_has_294_windows():
+def test_an_abdominal_scan_with_75_percent_overlap_has_294_windows():
     assert count_windows((240, 240, 200), (96, 96, 96), 0.75) == 294
 
 
@@ -64,7 +64,7 @@ def test_an_abdomen_at_overlap_three_quarters_has_294_windows():
     crop=st.sampled_from([(8, 8, 8), (4, 6, 8)]),
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
 )
-def test_windows_are_as_many_as_monai_predicts(volume, crop, overlap):
+def test_window_count_matches_monai(volume, crop, overlap):
     calls = []
     inferer = SlidingWindowInferer(roi_size=crop, sw_batch_size=1, overlap=overlap)
     inferer(torch.zeros(1, 1, *volume), lambda window: calls.append(1) or window)
@@ -80,12 +80,12 @@ def test_windows_are_as_many_as_monai_predicts(volume, crop, overlap):
         ("smoke", "mmwhs_ct", (4, 1, 1)),
     ],
 )
-def test_cases_are_those_of_the_benchmark_or_of_the_cohort(profile, dataset, sizes):
-    split = plan.parts(load_spec(dataset), profile, None)
+def test_split_sizes_follow_the_benchmark_or_the_synthetic_cohort(profile, dataset, sizes):
+    split = plan.planned_split(load_spec(dataset), profile, None)
     assert (len(split.train), len(split.val), len(split.test)) == sizes
 
 
-def test_a_runs_operations_are_its_steps_validations_and_tests():
+def test_operations_of_a_run_are_its_steps_validations_and_tests():
     split = Split("amos22", 0, train=("a", "b", "c"), val=("d",), test=("e", "f"))
     chosen = {
         "training": {"epochs": 10, "batch_size": 2, "validations": 5},
@@ -94,72 +94,72 @@ def test_a_runs_operations_are_its_steps_validations_and_tests():
     }
     steps, validations, tests = 10 * 2, 5 * 1 * 27, 2 * 294
     expected = steps * 3e14 + (validations + tests) * 1e14 / 2
-    assert plan.operations(cost(), split, chosen) == expected
+    assert plan.run_operations(cost(), split, chosen) == expected
     assert plan.gpu_hours(312e12 * 3600) == pytest.approx(1 / plan.UTILISATION)
 
 
-def test_a_run_that_two_studies_share_is_counted_once(studies):
-    words = plan.plan("paper", "all", None)
-    rows = {line.split()[0].rstrip(","): line.split() for line in words.splitlines() if line.count(" ") > 9}
-    assert "4 runs (2 variants, 1 data sets), 0 of them done" in words
+def test_a_run_shared_by_two_studies_is_counted_once(studies):
+    text = plan.plan("paper", "all", None)
+    lines = [line for line in text.splitlines() if line.startswith((" ", "all,"))]
+    rows = {line.split()[0].rstrip(","): line.split() for line in lines}
+    assert "4 runs (2 variants, 1 data sets), 0 of them done" in text
     wide, narrow, total = (rows[name] for name in ("wide", "narrow", "all"))
     assert wide[1:3] == ["4", "4"] and narrow[1:3] == ["1", "1"] and total[-4:-2] == ["4", "4"]
     assert float(wide[3]) == float(total[-2]) == pytest.approx(4 * float(narrow[3]), rel=0.1)
     assert float(narrow[3]) > 0
     assert (wide[4], narrow[4], total[-1]) == ("7.0", "2.0", "7.0")
-    assert "A100 40 GB" in words and "10%" in words
+    assert "A100 40 GB" in text and "10%" in text
 
 
-def test_what_is_done_takes_nothing_more(studies):
+def test_finished_runs_are_not_counted(studies):
     for seed in (0, 1):
         folder = studies / "runs" / "paper" / "mmwhs_ct" / "bipvlseg" / f"seed{seed}"
         folder.mkdir(parents=True)
         (folder / "metrics.csv").touch()
-    words = plan.plan("paper", "wide", None)
-    assert "4 runs (2 variants, 1 data sets), 2 of them done" in words
-    assert [line.split()[1:3] for line in words.splitlines() if line.strip().startswith("wide")] == [
-        ["4", "2"]
-    ]
-    assert "The longest run: unet on mmwhs_ct" in words
+    text = plan.plan("paper", "wide", None)
+    assert "4 runs (2 variants, 1 data sets), 2 of them done" in text
+    counts = [line.split()[1:3] for line in text.splitlines() if line.strip().startswith("wide")]
+    assert counts == [["4", "2"]]
+    assert "Longest run: unet on mmwhs_ct" in text
 
 
-def test_what_was_counted_is_kept(studies, monkeypatch):
+def test_counted_costs_are_cached(studies, monkeypatch):
     first = plan.plan("paper", "all", None)
 
-    def counted(pairs, profile):
+    def count(pairs, profile):
         assert not pairs
         yield from ()
 
-    monkeypatch.setattr(plan, "_counted", counted)
+    monkeypatch.setattr(plan, "_count", count)
     assert plan.plan("paper", "all", None) == first
 
 
-def test_missing_data_and_text_encoders_are_named_and_the_hub_is_asked_once(tmp_path, monkeypatch):
-    asked = []
+def test_missing_data_and_text_encoders_are_named_with_one_request_to_the_hub(tmp_path, monkeypatch):
+    requests = []
 
     def unreachable(*args, **kwargs):
-        asked.append(args)
+        requests.append(args)
         raise ConnectionError("no network")
 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "file_exists", unreachable)
     experiments = load_experiments("paper", ROOT / "notebooks" / "experiments.yaml")
     chosen = [experiments.study("text_encoder")]
-    told = missing(experiments, chosen, None)
-    assert told[0].startswith("data: no DATA_ROOT is given; it must hold amos22, mmwhs/ct_train")
-    assert {line.split()[2] for line in told[1:]} == {
+    missing = find_missing(experiments, chosen, None)
+    assert missing[0].startswith("data: no DATA_ROOT is given; it must hold amos22, mmwhs/ct_train")
+    assert {line.split()[2] for line in missing[1:]} == {
         "NeuML/pubmedbert-base-embeddings",
         "bert-base-uncased",
         "dmis-lab/biobert-v1.1",
         "medicalai/ClinicalBERT",
     }
-    assert all("the hub cannot be reached (ConnectionError)" in line for line in told[1:])
-    assert len(asked) == 1
-    told = missing(experiments, chosen, tmp_path)
-    assert f"data: {tmp_path / 'amos22'} is not a folder" in told[0]
+    assert all("the hub cannot be reached (ConnectionError)" in line for line in missing[1:])
+    assert len(requests) == 1
+    missing = find_missing(experiments, chosen, tmp_path)
+    assert missing[0].startswith(f"data: {tmp_path / 'amos22'}: ")
 
 
-def test_an_external_folder_that_is_not_there_is_named(studies):
+def test_a_missing_external_folder_is_named(studies):
     path = studies / "notebooks" / "experiments.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     entry = {"title": "nnU-Net", "dataset": "mmwhs_ct", "folder": "predictions/nnunet"}
@@ -167,21 +167,21 @@ def test_an_external_folder_that_is_not_there_is_named(studies):
     content["studies"]["narrow"]["external"] = ["nnunet"]
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     experiments = load_experiments("quick")
-    told = missing(experiments, experiments.select("all"), None)
-    assert told == ["external 'nnunet': predictions/nnunet is not a folder; put its predictions there"]
+    missing = find_missing(experiments, experiments.select("all"), None)
+    assert missing == ["external 'nnunet': predictions/nnunet is not a folder; put its predictions there"]
     assert "1 runs" in plan.plan("quick", "narrow", None)
 
 
-def test_the_program_counts_and_a_slip_is_a_sentence(studies):
-    def run(*words):
-        command = [sys.executable, str(ROOT / "tools" / "plan.py"), *words]
+def test_the_script_counts_and_reports_a_wrong_name_in_one_sentence(studies):
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "tools" / "plan.py"), *arguments]
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     done = run("quick", "narrow", "")
     assert done.returncode == 0, done.stderr
-    assert "The longest run: unet on mmwhs_ct, < 0.1 h." in done.stdout
+    assert "Longest run: unet on mmwhs_ct, < 0.1 h." in done.stdout
     assert (studies / "runs" / "costs.json").is_file()
-    slip = run("quick", "narow")
-    assert slip.returncode == 1 and slip.stderr.startswith("bipvl: there is no study 'narow'")
-    assert slip.stderr.count("\n") == 1
+    done = run("quick", "narow")
+    assert done.returncode == 1 and done.stderr.startswith("bipvl: there is no study 'narow'")
+    assert done.stderr.count("\n") == 1

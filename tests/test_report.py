@@ -1,4 +1,4 @@
-"""The report's pages: nothing that comes from data is run by a browser; what was counted stands there."""
+"""The report: text from data is escaped, and the results of ``make stress`` are shown."""
 
 import json
 import re
@@ -8,16 +8,16 @@ import nbformat
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from stress import COUNTED, Count, page
+from stress import TESTED, Counter, page
 
-from tools.report import cleaned, write_report
+from tools.report import sanitize, write_report
 
 EVIL = "<script>alert(1)</script>"
 
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
-    """(…) → the text of the index and of the one page of a report in which each name is ``EVIL``."""
+    """A function that writes a report with ``EVIL`` in every name; it returns index and page as text."""
     monkeypatch.chdir(tmp_path)
     folder, figures = Path("runs/quick/mine/bipvlseg/seed0"), Path("figures/quick")
     folder.mkdir(parents=True)
@@ -45,14 +45,13 @@ def report(tmp_path, monkeypatch):
     def make() -> tuple[str, str]:
         index = Path("report/quick/index.html")
         write_report(index, [folder / "notebook.ipynb"], figures=figures)
-        return tuple(
-            p.read_text(encoding="utf-8") for p in (index, index.with_name("mine-bipvlseg-seed0.html"))
-        )
+        page = index.with_name("mine-bipvlseg-seed0.html")
+        return index.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")
 
     return make
 
 
-def test_nothing_that_comes_from_data_is_run(report):
+def test_html_from_data_is_escaped(report):
     for text in report():
         assert EVIL not in text and "<img src=x>" not in text
         assert "&lt;script&gt;alert(1)" in text
@@ -68,60 +67,59 @@ def test_a_notebook_keeps_its_headings_tables_and_emphasis(report):
     "html",
     ['<a href="javascript:alert(1)">x</a>', '<img src="x" onerror="alert(1)">', "<iframe src=x></iframe>"],
 )
-def test_what_a_browser_runs_is_taken_away(html):
-    assert not re.search(r"<(iframe|script)|<[^>]*(onerror|javascript)", cleaned(html))
+def test_active_html_is_removed(html):
+    assert not re.search(r"<(iframe|script)|<[^>]*(onerror|javascript)", sanitize(html))
 
 
-def test_tables_of_pandas_are_shown_without_their_style():
+def test_tables_of_pandas_are_kept_without_their_style():
     table = pd.DataFrame({"case": ["<b>"], "dice": [0.5]})
-    html = cleaned(table._repr_html_())
+    html = sanitize(table._repr_html_())
     assert "style" not in html and "<th>case</th>" in html and "<td>&lt;b&gt;</td>" in html
 
 
-# --- what `make stress` counts ---
+# --- `make stress` ---
 
 
-def counted() -> pd.DataFrame:
-    """Of the first entry one of two held, of the second all."""
-    count, (first, second, *_) = Count(kills=2), COUNTED.values()
+def stress_table() -> pd.DataFrame:
+    """A table in which one of two cases of the first test passed, and all of the second."""
+    count, (first, second, *_) = Counter(kills=2), TESTED.values()
     for test, properties in ((first, [("held", 1), ("of", 2)]), (second + "[a]", []), (second + "[b/c]", [])):
         for when in ("setup", "call"):
-            failed = when == "call" and test == first
-            count.pytest_runtest_logreport(
-                pytest.TestReport(
-                    f"tests/{test}",
-                    ("", 0, ""),
-                    {},
-                    "failed" if failed else "passed",
-                    None,
-                    when,
-                    duration=1.0,
-                    user_properties=properties,
-                )
+            outcome = "failed" if when == "call" and test == first else "passed"
+            report = pytest.TestReport(
+                f"tests/{test}",
+                ("", 0, ""),
+                {},
+                outcome,
+                None,
+                when,
+                duration=1.0,
+                user_properties=properties,
             )
+            count.pytest_runtest_logreport(report)
     return count.table()
 
 
-def test_what_held_and_what_did_not_is_counted():
-    table = counted()
+def test_passed_and_failed_cases_are_counted():
+    table = stress_table()
     assert table["held"].tolist()[:3] == [1, 2, 0] and table["of"].tolist()[:3] == [2, 2, 0]
     assert table["failed"][0].startswith("test_killed_at_random_moments") and not table["failed"][1]
     assert table["seconds"].tolist()[:2] == [2, 4]
     assert "| 1 | 2 | 2 | test_killed" in page(table)
 
 
-def test_every_test_that_is_counted_is_there():
-    for test in COUNTED.values():
+def test_every_stress_test_exists():
+    for test in TESTED.values():
         file, _, name = test.partition("::")
         assert f"def {name}(" in Path(__file__).with_name(file).read_text(encoding="utf-8")
 
 
-def test_the_index_shows_what_was_counted_where_and_when(report):
-    table = counted()
+def test_the_index_shows_the_stress_tests_with_commit_and_packages(report):
+    table = stress_table()
     table.to_csv("figures/stress.csv", index=False)
     index, _ = report()
     assert re.search(
-        r"<td>trainings killed .*</td><td>1</td><td>2</td><td>2</td><td>test_killed.*</td>", index
+        r"<td>killed trainings .*</td><td>1</td><td>2</td><td>2</td><td>test_killed.*</td>", index
     )
     assert table["commit"][0] in index and table["packages"][0] in index
     assert Path("report/quick/stress.csv").is_file()

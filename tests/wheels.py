@@ -1,4 +1,4 @@
-"""The package as others install it: a wheel, in an environment of its own, without a network."""
+"""Build the package as a wheel and install it into a new environment, without network access."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def build_wheel(source: Path) -> Path:
-    """The package's wheel, built from a copy in an empty folder, so that the checkout stays as it is."""
+    """The package's wheel, built from a copy in an empty folder, so that the checkout is not changed."""
     shutil.copytree(ROOT / "bipvl", source / "bipvl", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -19,24 +19,14 @@ def build_wheel(source: Path) -> Path:
 
 
 def environment(wheel: Path, folder: Path) -> Path:
-    """The Python of a new environment that holds the wheel alone, not what it needs."""
+    """The Python of a new environment with only the wheel, without its dependencies."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-    ]
-    subprocess.run([*install, wheel], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", "--no-index", "--no-deps", wheel], check=True)
     return python
 
 
 def site_packages(python: Path) -> Path:
-    """Where an environment keeps its packages."""
+    """The site-packages folder of an environment."""
     return next(python.parents[1].glob("lib/python*/site-packages"))

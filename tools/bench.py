@@ -1,9 +1,9 @@
-"""What language costs: time and memory of BiPVL-Seg against MONAI's SwinUNETR-V2 alone, at the paper's size.
+"""Time and memory of BiPVL-Seg compared with MONAI's SwinUNETR-V2 alone, at the paper's size.
 
 python tools/bench.py figures/bench
 
-Networks with random weights, fp32, batch 1, on whatever device there is. Times are medians of repeats that
-alternate between the networks; each peak of memory is that of a fresh process.
+Networks have random weights; fp32, batch size 1, on the CPU. Times are medians of repeats that alternate
+between the networks; each peak memory is measured in a new process.
 """
 
 import multiprocessing
@@ -40,11 +40,11 @@ PLAIN = "without activation checkpointing"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is varied. ``tokens``: of each prompt; None: the prompts of AMOS22 as they are."""
+    """One configuration to measure."""
 
-    crop: int = 96
+    crop: int = 96  # voxels per side
     classes: int = 15
-    tokens: int | None = None
+    tokens: int | None = None  # per prompt; None: the prompts of AMOS22
     checkpointing: bool = True
     language: bool = True
 
@@ -55,11 +55,11 @@ GROWTH = {
     **{f"classes={n}": replace(AMOS, classes=n, tokens=80) for n in (1, 15, 60)},
     **{f"tokens={n}": replace(AMOS, tokens=n) for n in (20, 80, 320)},
 }
-"""Case → setting: cost over crop size (voxels a side), number of classes, tokens of a prompt."""
+"""Case → setting: cost as a function of crop size, number of classes, and tokens per prompt."""
 
 
 class Subject:
-    """A network at a setting, with one window to predict or to learn from."""
+    """The network of a setting, with one window for inference or training."""
 
     def __init__(self, setting: Setting) -> None:
         from monai.losses import DiceCELoss
@@ -93,7 +93,7 @@ class Subject:
         self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=1e-4, weight_decay=1e-5)
 
     def prepare_inference(self) -> Callable[[], Any]:
-        """The prediction of a window, all that needs no image computed before."""
+        """A function that predicts one window; everything independent of the image is computed here."""
         self.learner.eval()
         if not self.language:
             return torch.inference_mode()(lambda: self.learner(self.volume))
@@ -103,7 +103,7 @@ class Subject:
         return torch.inference_mode()(lambda: network.predict(self.volume, state))
 
     def train_step(self) -> None:
-        """Forward, all losses, backward, optimiser."""
+        """One training step: forward pass, all losses, backward pass, optimiser step."""
         self.learner.train()
         if self.language:
             loss, _ = self.learner(self.volume, self.target, self.prompts)
@@ -115,8 +115,9 @@ class Subject:
 
 
 def _tokens(setting: Setting) -> Any:
-    """Token ids of BERT's vocabulary: AMOS22's prompts, or random words, six texts a prompt."""
-    from bipvl.model.text import PromptTokens, load_tokenizer, tokenize
+    """Token ids in BERT's vocabulary: the prompts of AMOS22, or random words, six texts per prompt."""
+    from bipvl.model.text import load_tokenizer
+    from bipvl.model.tokens import PromptTokens, tokenize
 
     if setting.tokens is None:
         return tokenize(load_tokenizer("minilm"), default_prompts(load_spec("amos22")).segments())
@@ -132,61 +133,61 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _medians(runs: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median seconds of each, taken in turns after one unmeasured round."""
+    """Median seconds of each function; repeats alternate, after one warm-up round."""
     rounds = [[_seconds(run) for run in runs] for _ in range(repeats + 1)][1:]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 def inference_times(settings: list[Setting], repeats: int) -> list[float]:
-    """Seconds of one window for each setting."""
+    """Seconds per window for each setting."""
     return _medians([Subject(setting).prepare_inference() for setting in settings], repeats)
 
 
 def training_times(settings: list[Setting], repeats: int) -> list[float]:
-    """Seconds of one training step for each setting."""
+    """Seconds per training step for each setting."""
     return _medians([Subject(setting).train_step for setting in settings], repeats)
 
 
 def training_memory(setting: Setting, steps: int) -> float:
-    """GiB that the process grew by, from before the network to the peak of its training steps."""
-    before = _resident()
+    """Growth of the process in GiB, from before the network exists to the peak of its training steps."""
+    before = _resident_memory()
     subject = Subject(setting)
     for _ in range(steps):
         subject.train_step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - before
 
 
-def _resident() -> float:
+def _resident_memory() -> float:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 2**30
 
 
-def _fresh(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result from a process of its own."""
+def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's result, computed in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def bench() -> pd.DataFrame:
-    """All measurements: columns case, quantity, ours, reference, ratio."""
+    """All measurements: a table with the columns case, quantity, ours, reference and ratio."""
     rows: list[tuple[str, str, float, float]] = []
     alone = replace(AMOS, language=False)
     plain = replace(AMOS, checkpointing=False)
-    rows.append(("paper", INFERENCE, *_fresh(inference_times, [AMOS, alone], REPEATS)))
-    ours, without, reference = _fresh(training_times, [AMOS, plain, alone], REPEATS)
+    rows.append(("paper", INFERENCE, *_in_process(inference_times, [AMOS, alone], REPEATS)))
+    ours, without, reference = _in_process(training_times, [AMOS, plain, alone], REPEATS)
     rows += [("paper", TRAINING, ours, reference), (PLAIN, TRAINING, without, reference)]
-    ours, without, reference = (_fresh(training_memory, setting, 2) for setting in (AMOS, plain, alone))
+    ours, without, reference = (_in_process(training_memory, setting, 2) for setting in (AMOS, plain, alone))
     rows += [("paper", MEMORY, ours, reference), (PLAIN, MEMORY, without, reference)]
     for case, setting in tqdm(GROWTH.items(), "cost over size", unit="case"):
         alone = replace(setting, language=False)
-        rows.append((case, INFERENCE, *_fresh(inference_times, [setting, alone], 1)))
-        rows.append((case, MEMORY, *(_fresh(training_memory, s, 1) for s in (setting, alone))))
+        rows.append((case, INFERENCE, *_in_process(inference_times, [setting, alone], 1)))
+        rows.append((case, MEMORY, *(_in_process(training_memory, s, 1) for s in (setting, alone))))
     table = pd.DataFrame(rows, columns=["case", "quantity", "ours", "reference"])
     return table.assign(ratio=table["ours"] / table["reference"])
 
 
 def machine() -> str:
-    """Processor, threads and torch, for the words below the table."""
+    """Processor, threads and torch version, for the note below the table."""
     names = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -197,7 +198,7 @@ def machine() -> str:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The README's table: the paper's size, with and without checkpointing, and the machine."""
+    """The table in docs/cost.md: the paper's size with and without checkpointing, and the machine."""
     shown = table[~table["case"].str.contains("=")]
     header = ("At the paper's size", "BiPVL-Seg", "SwinUNETR-V2 alone", "ratio")
     rows = [

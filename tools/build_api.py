@@ -1,4 +1,4 @@
-"""The API reference as HTML, from the docstrings, by pdoc: python docs/reference.py FOLDER [MODULE …]"""
+"""Build the API reference as HTML from the docstrings: python tools/build_api.py FOLDER [MODULE …]"""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import bipvl
 
 if __name__ == "__main__":
     folder, *modules = sys.argv[1:]
-    # The modules in place of the names that `bipvl` lends from them: each is documented at its home.
+    # List modules instead of the names that `bipvl` re-exports, which their modules document.
     bipvl.__all__ = [module.name for module in iter_modules(bipvl.__path__) if module.name != "__main__"]
-    pdoc.render.configure(docformat="google", show_source=False)  # the sources are at hand
+    pdoc.render.configure(docformat="google", show_source=False)  # readers have the sources
     pdoc.pdoc(*(modules or ["bipvl"]), output_directory=Path(folder))

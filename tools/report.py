@@ -1,6 +1,6 @@
-"""Pages of executed notebooks with an index, in one folder: ``python tools/report.py INDEX NOTEBOOK …``
+"""Write an HTML report of executed notebooks: python tools/report.py PROFILE INDEX.html NOTEBOOK …
 
-The index lies at ``report/PROFILE/index.html``; verdicts and figures are those of ``figures/PROFILE``.
+Verdicts and figures come from ``figures/PROFILE``.
 """
 
 import json
@@ -17,6 +17,7 @@ import pandas as pd
 from bipvl.analysis.studies import PATH, Study, load_experiments
 from bipvl.common.files import atomic_path
 from bipvl.data.spec import dataset_title
+from bipvl.engine.profiles import profile_name
 from bipvl.engine.variants import variant_title
 
 INDEX = """<!doctype html>
@@ -35,25 +36,25 @@ figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ font-size:
 {sections}
 </html>
 """
-SHOWN = {
+ALLOWED_TAGS = {
     *("h1", "h2", "h3", "h4", "h5", "h6", "p", "br", "hr", "div", "span", "pre", "sub", "sup", "del"),
     *("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "img"),
 }
-WITH = {"*": ["class", "id", "align"], "img": ["src", "alt", "width", "height"]}
-"""Tags and attributes that a page shows beside those of a plain text; others are seen as written."""
+ALLOWED_ATTRIBUTES = {"*": ["class", "id", "align"], "img": ["src", "alt", "width", "height"]}
+"""Tags and attributes of notebooks that a page keeps, besides bleach's; others are shown as text."""
 NO_NETWORK = {"mathjax_url": "", "require_js_url": "", "jquery_url": "", "mermaid_js_url": ""}
-"""What nbconvert's pages would fetch; none of the notebooks needs it."""
+"""Scripts that nbconvert's pages would download; no notebook needs them."""
 
 
 def write_report(
     index: str | Path, notebooks: Sequence[str | Path], *, studies: Sequence[Study] = (), figures: Path
 ) -> None:
-    """Write ``index`` and beside it a page for each executed notebook, the figures and the manifests.
+    """Write ``index`` and, beside it, one page per executed notebook, the figures and the manifests.
 
     Args:
-        notebooks: below ``runs/PROFILE/``: of studies, data and runs.
-        figures: the profile's folder; claims.csv there gives the verdicts, stress.csv beside it what
-            `make stress` has counted.
+        notebooks: executed notebooks of studies, data and runs, below ``runs/PROFILE/``.
+        figures: the profile's folder with figures and ``claims.csv``; the results of `make stress` are in
+            its parent folder, in ``stress.csv``.
     """
     index = Path(index)
     with atomic_path(index.parent) as folder:
@@ -64,31 +65,32 @@ def write_report(
             ("Studies", _studies(studies, pages)),
             ("Figures and tables", _figures(figures, folder)),
             ("Runs", _runs(pages, folder)),
-            ("What it withstands", _stress(figures.parent / "stress.csv", folder)),
+            ("Stress tests", _stress(figures.parent / "stress.csv", folder)),
             ("All pages", _list(_link(page, title) for page, title in pages.values())),
         ]
         body = "\n".join(f"<h2>{title}</h2>\n{text}" for title, text in sections if text)
-        text = INDEX.format(subtitle=escape(_what(notebooks)), sections=body)
+        text = INDEX.format(subtitle=escape(_subtitle(notebooks)), sections=body)
         (folder / index.name).write_text(text, encoding="utf-8")
 
 
 def heading(notebook: dict) -> str:
-    """A notebook's first heading, "Notebook" where it has none."""
+    """A notebook's first heading, or "Notebook"."""
     cells = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     lines = (line for cell in cells for line in cell.splitlines())
     return next((line.lstrip("# ").strip() for line in lines if line.startswith("#")), "Notebook")
 
 
-def cleaned(html: str) -> str:
-    """HTML of a notebook's texts and outputs, which may hold what data say, without what a browser runs."""
+def sanitize(html: str) -> str:
+    """HTML of a notebook without anything that a browser would run: outputs may contain text from data."""
     import bleach
 
-    html = re.sub(r"<style\b.*?</style>", "", html, flags=re.DOTALL | re.IGNORECASE)  # of pandas' tables
-    return bleach.clean(html, tags=bleach.ALLOWED_TAGS | SHOWN, attributes=bleach.ALLOWED_ATTRIBUTES | WITH)
+    html = re.sub(r"<style\b.*?</style>", "", html, flags=re.DOTALL | re.IGNORECASE)  # in tables of pandas
+    attributes = bleach.ALLOWED_ATTRIBUTES | ALLOWED_ATTRIBUTES
+    return bleach.clean(html, tags=bleach.ALLOWED_TAGS | ALLOWED_TAGS, attributes=attributes)
 
 
 def _write_page(path: Path, folder: Path) -> tuple[str, str]:
-    """An executed notebook as a page of ``folder``; its name and title."""
+    """Write an executed notebook as a page in ``folder``; returns the page's name and title."""
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -97,7 +99,7 @@ def _write_page(path: Path, folder: Path) -> tuple[str, str]:
     place = [part for part in path.with_suffix("").parts[2:] if part != "notebook"]
     page, title = "-".join(place) + ".html", f"{heading(notebook)} ({', '.join(place)})"
     resources = {"metadata": {"name": title}}
-    exporter = HTMLExporter(**NO_NETWORK, sanitize_html=True, filters={"clean_html": cleaned})
+    exporter = HTMLExporter(**NO_NETWORK, sanitize_html=True, filters={"clean_html": sanitize})
     body, _ = exporter.from_notebook_node(notebook, resources)
     (folder / page).write_text(body, encoding="utf-8")
     return page, title
@@ -113,8 +115,8 @@ def _verdicts(figures: Path) -> str:
 
 def _studies(studies: Sequence[Study], pages: dict[Path, tuple[str, str]]) -> str:
     def links(study: Study) -> str:
-        own = [page for path, page in pages.items() if path.parent.name == study.name]
-        return "<br>".join(_link(page, title.partition(" (")[0]) for page, title in own)
+        of_study = [page for path, page in pages.items() if path.parent.name == study.name]
+        return "<br>".join(_link(page, title.partition(" (")[0]) for page, title in of_study)
 
     rows = [
         [escape(s.title), escape(s.question), escape(", ".join(map(dataset_title, s.datasets))), links(s)]
@@ -124,7 +126,7 @@ def _studies(studies: Sequence[Study], pages: dict[Path, tuple[str, str]]) -> st
 
 
 def _figures(figures: Path, folder: Path) -> str:
-    """The PNGs, each with its PDF and CSV, copied beside the pages; then the tables without a picture."""
+    """The PNGs with links to their PDFs and CSVs, then the tables without a picture; copies all files."""
     files = sorted(
         path for path in figures.glob("*") if path.suffix in (".png", ".pdf", ".csv", ".md", ".tex")
     )
@@ -145,7 +147,7 @@ def _figures(figures: Path, folder: Path) -> str:
 
 
 def _runs(pages: dict[Path, tuple[str, str]], folder: Path) -> str:
-    """A row a run: what it took, and where its notebook and its manifest are."""
+    """A table with one row per run: its costs, and links to its notebook and manifest."""
     rows = []
     for path, (page, _) in pages.items():
         config, manifest = (_json(path.with_name(f"{name}.json")) for name in ("config", "manifest"))
@@ -171,27 +173,21 @@ def _runs(pages: dict[Path, tuple[str, str]], folder: Path) -> str:
     return _table(header, rows) if rows else ""
 
 
-STRESS = {
-    "what": "what is done to it",
-    "held": "held",
-    "of": "of",
-    "seconds": "seconds",
-    "failed": "failed",
-}
-"""Column of stress.csv → its name on the page."""
+STRESS = {"what": "test", "held": "passed", "of": "of", "seconds": "seconds", "failed": "failed"}
+"""Column of stress.csv → its title on the page."""
 
 
 def stress_note(table: pd.DataFrame) -> str:
-    """What a reader of stress.csv must know: when it holds, what it was counted on."""
+    """The note below the table of stress.csv: what passing means, and on which machine it was measured."""
     commit, python, packages, machine = (
         " and ".join(table[name].astype(str).unique()) for name in ("commit", "python", "packages", "machine")
     )
     return (
-        "A training holds that ends with the same bytes (weights, history, embeddings) as one that never was "
-        "killed; an input that is refused in one sentence with a non-zero exit, without a traceback and with "
-        "nothing written; a scan whose labels return on its own grid, its affine unchanged, to the voxel or, "
-        "from another spacing, with Dice above 0.99. Trainings: synthetic cohort, profile smoke, seed 0. "
-        f"Commit {commit}; Python {python}; {packages}; {machine}."
+        "A killed training passes if it ends with the same bytes (weights, history, embeddings) as one that "
+        "was never killed; a bad input, if it is refused with one sentence and a non-zero exit code, without "
+        "a traceback, and nothing is written; a scan, if its labels return to its grid with an unchanged "
+        "affine and equal voxels (Dice above 0.99 if the spacing differs). Trainings: synthetic cohort, "
+        f"profile smoke, seed 0. Commit {commit}; Python {python}; {packages}; {machine}."
     )
 
 
@@ -201,12 +197,12 @@ def _stress(path: Path, folder: Path) -> str:
     shutil.copyfile(path, folder / path.name)
     table = pd.read_csv(path, keep_default_na=False, dtype=str)
     rows = [[escape(cell) for cell in row] for row in table[[*STRESS]].itertuples(index=False)]
-    note = f"<p>{escape(stress_note(table))} {_link(path.name, 'The figures as CSV')}.</p>"
+    note = f"<p>{escape(stress_note(table))} {_link(path.name, 'These numbers as CSV')}.</p>"
     return f"{_table([*STRESS.values()], rows)}\n{note}"
 
 
-def _what(notebooks: Sequence[str | Path]) -> str:
-    """Profile and cohort of the runs whose notebooks these are."""
+def _subtitle(notebooks: Sequence[str | Path]) -> str:
+    """Profile and cohort of the runs in the report."""
     configs = [c for c in (_json(Path(path).with_name("config.json")) for path in notebooks) if c]
     profiles, cohorts = ({c[key] for c in configs} for key in ("profile", "cohort"))
     profile, cohort = " and ".join(sorted(profiles)), " and ".join(sorted(cohorts))
@@ -226,18 +222,17 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already."""
+    """An HTML table; ``rows`` already hold HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    profile = target.parent.name
+    profile, target, *notebooks = sys.argv[1:]
     write_report(
-        target,
-        sys.argv[2:],
+        Path(target),
+        notebooks,
         studies=load_experiments(profile, PATH).select("all"),
-        figures=Path("figures", profile),
+        figures=Path("figures", profile_name(profile)),
     )

@@ -1,4 +1,4 @@
-"""The repository's address in notebooks: pyproject.toml says it, badges and install cells repeat it.
+"""Copy the repository's address from pyproject.toml into the badges and install cells of notebooks.
 
 python tools/update_links.py notebooks/*.py && jupytext --sync notebooks/*.py
 """
@@ -14,12 +14,12 @@ COLAB = "https://colab.research.google.com/github"
 
 
 def repository(pyproject: Path) -> str:
-    """The address under [project.urls] of a pyproject.toml."""
+    """The repository's address in [project.urls] of a pyproject.toml."""
     return tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
-def addressed(text: str, name: str, address: str) -> str:
-    """A notebook's text with the badge's and the install cell's addresses as they must be."""
+def with_links(text: str, name: str, address: str) -> str:
+    """A notebook's text with the right addresses in its badge and its install cell."""
     owner = address.removeprefix("https://github.com/")
     notebook = "/".join([COLAB, owner, "blob/main/notebooks", f"{name}.ipynb"])
     text = re.sub(rf"\({re.escape(COLAB)}/[^)]*\)", f"({notebook})", text)
@@ -29,4 +29,4 @@ def addressed(text: str, name: str, address: str) -> str:
 if __name__ == "__main__":
     address = repository(Path("pyproject.toml"))
     for path in map(Path, sys.argv[1:]):
-        write_text(path, addressed(path.read_text(encoding="utf-8"), path.stem, address))
+        write_text(path, with_links(path.read_text(encoding="utf-8"), path.stem, address))

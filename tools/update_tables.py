@@ -1,6 +1,6 @@
-"""The tables in README.md and docs/ come from files: ``<!-- FILE -->`` to ``<!-- end -->`` is FILE's text.
+"""Copy tables from result files into README.md and docs/: python tools/update_tables.py
 
-``python tools/update_tables.py`` in the checkout reads them anew.
+The text between ``<!-- FILE -->`` and ``<!-- end -->`` is replaced by the content of FILE.
 """
 
 import re
@@ -14,12 +14,12 @@ BLOCK = re.compile(r"(<!-- (figures/\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages(folder: Path) -> list[Path]:
-    """The README and the pages of docs/ in a checkout."""
+    """The README and the pages of docs/ of a checkout."""
     return [folder / "README.md", *sorted((folder / "docs").glob("*.md"))]
 
 
-def filled(text: str, folder: Path) -> str:
-    """The text with every block read anew from its file below ``folder``.
+def with_tables(text: str, folder: Path) -> str:
+    """The text with every block replaced by its file below ``folder``.
 
     Raises:
         BipvlError: a file is missing.
@@ -28,22 +28,22 @@ def filled(text: str, folder: Path) -> str:
     def block(match: re.Match) -> str:
         path = folder / match[2]
         if not path.is_file():
-            raise BipvlError(f"{path} is missing; make it with: make reproduce")
+            raise BipvlError("file not found", "create it with: make reproduce", path)
         return f"{match[1]}{path.read_text(encoding='utf-8').strip()}\n{match[3]}"
 
     return BLOCK.sub(block, text)
 
 
-def refill(folder: Path) -> None:
-    """Read every block of every page anew; a page without a change is left alone."""
+def update(folder: Path) -> None:
+    """Update all pages of a checkout; unchanged pages are not written."""
     for page in pages(folder):
         text = page.read_text(encoding="utf-8")
-        if (now := filled(text, folder)) != text:
-            write_text(page, now)
+        if (updated := with_tables(text, folder)) != text:
+            write_text(page, updated)
 
 
 if __name__ == "__main__":
     try:
-        refill(Path())
+        update(Path())
     except BipvlError as error:
         sys.exit(f"bipvl: {error}")
