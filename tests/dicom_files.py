@@ -1,4 +1,4 @@
-"""A volume written as a DICOM series, as a scanner would: one file a slice, in no order of their names."""
+"""Write a volume as a DICOM series as a scanner does: one file per slice, names in no particular order."""
 
 from pathlib import Path
 
@@ -21,9 +21,14 @@ def write_series(
     series: str = "one",
     **fields: object,
 ) -> list[Path]:
-    """Values H × W × D, which must be whole numbers of ``slope`` above ``intercept``; the files in order.
+    """Write values H × W × D and return the files in the order of the slices.
 
-    ``series``: the same word, the same series. Odd slices are stored with twice the slope.
+    Odd slices are stored with twice the slope, so that a reader must rescale each slice on its own.
+
+    Args:
+        values: each is ``intercept`` plus a multiple of 2 × ``slope``.
+        series: slices with the same name belong to one series.
+        fields: further DICOM attributes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     study, uid = (generate_uid(entropy_srcs=["bipvl", word]) for word in ("study", series))
@@ -46,7 +51,7 @@ def write_series(
 
 
 def _slice(affine: np.ndarray, k: int, uid: str) -> Dataset:
-    """All but the voxels of slice k; ``affine`` on DICOM's axes."""
+    """The data set of slice k without its voxels; ``affine`` on DICOM's axes."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -1,4 +1,4 @@
-"""A run goes out as a folder for the Hub or as a MONAI bundle, and gives the same labels there."""
+"""A run exported for the Hub or as a MONAI bundle gives the same labels as the run itself."""
 
 import json
 import re
@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
+import bipvl
 import bipvl.deploy.export
 from bipvl.__main__ import app
 from bipvl.common.errors import BipvlError
@@ -24,7 +25,6 @@ from bipvl.deploy.exported_run import open_export
 from bipvl.deploy.model_card import card_data, link, model_card
 from bipvl.engine.build import load_network
 from bipvl.engine.evaluate import test_cases as cases_of
-from bipvl.engine.predict import Segmenter
 from bipvl.engine.run import Run
 from bipvl.model.baselines import Baseline
 from bipvl.model.bipvlseg import BiPVLSeg
@@ -32,14 +32,14 @@ from bipvl.model.bipvlseg import BiPVLSeg
 
 @pytest.fixture(scope="module")
 def trained(smoke_runs):
-    """Variant → its run at smoke scale."""
+    """Variant → its trained run at profile smoke."""
     folder = smoke_runs.runs / "smoke" / smoke_runs.dataset
     return {variant: Run.open(folder / variant / "seed0") for variant in ("bipvlseg", "swin_unetr_v2")}
 
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    """Variant → the folder that it was exported to."""
+    """Variant → the folder of its export."""
     root = tmp_path_factory.mktemp("exports")
     for name, run in trained.items():
         write_export(run, root / name)
@@ -52,26 +52,24 @@ def scan(trained, smoke_runs):
 
 
 @pytest.fixture(scope="module")
-def labels(trained, scan, tmp_path_factory):
-    """What ``Segmenter.segment`` writes for the scan, from the run itself."""
-    path = tmp_path_factory.mktemp("labels") / "labels.nii.gz"
-    Segmenter(run=trained["bipvlseg"]).segment(scan, path)
-    return nib.load(path)
+def labels(trained, scan):
+    """The label map of the scan from the run itself."""
+    return bipvl.segment(scan, trained["bipvlseg"], progress=False).labels
 
 
 def invoke(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def numbers(run):
-    """Metric → mean over cases of the mean over classes, on the scan's grid, from metrics.csv alone."""
+def mean_scores(run):
+    """Metric → mean over cases of the mean over classes, on the scan's grid, from metrics.csv."""
     rows = pd.read_csv(run.directory / "metrics.csv")
     rows = rows[rows["grid"] == "scan"]
     return rows.groupby(["metric", "case"])["value"].mean().groupby("metric").mean()
 
 
 @pytest.mark.parametrize("name", dataset_names())
-def test_a_spec_comes_back_from_its_yaml(name, tmp_path):
+def test_a_spec_can_be_read_from_its_yaml(name, tmp_path):
     spec, path = load_spec(name), tmp_path / "dataset.yaml"
     path.write_text(spec_yaml(spec, prompts="prompts.csv"), encoding="utf-8")
     assert load_spec(path) == spec.model_copy(update={"prompts": tmp_path / "prompts.csv"})
@@ -98,12 +96,12 @@ def test_from_pretrained_gives_the_same_logits(name, kind, trained, exported):
         assert torch.equal(there.predict(volume, *texts), here.eval().predict(volume, *texts))
 
 
-def test_an_exported_run_segments_as_the_run_does(exported, scan, labels, tmp_path):
-    Segmenter(run=open_export(exported["bipvlseg"])).segment(scan, tmp_path / "out.nii.gz")
-    assert np.array_equal(nib.load(tmp_path / "out.nii.gz").dataobj, labels.dataobj)
+def test_an_exported_run_gives_the_labels_of_the_run(exported, scan, labels):
+    again = bipvl.segment(scan, open_export(exported["bipvlseg"]), progress=False).labels
+    assert np.array_equal(again.dataobj, labels.dataobj)
 
 
-def test_the_same_run_gives_the_same_bytes_which_tell_no_path(trained, exported, tmp_path):
+def test_an_export_is_reproducible_and_contains_no_local_path(trained, exported, tmp_path):
     write_export(trained["bipvlseg"], tmp_path / "again")
     files = {path.name: path.read_bytes() for path in exported["bipvlseg"].iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
@@ -113,18 +111,18 @@ def test_the_same_run_gives_the_same_bytes_which_tell_no_path(trained, exported,
     assert not [name for name, content in files.items() for path in private if path in content]
 
 
-def test_the_cards_numbers_are_those_of_the_scores(trained, exported):
+def test_the_model_card_has_the_scores_of_the_run(trained, exported):
     for name, run in trained.items():
-        card, mean = ModelCard.load(exported[name] / "README.md"), numbers(run)
-        told = {result.metric_type: result.metric_value for result in card.data.eval_results}
+        card, mean = ModelCard.load(exported[name] / "README.md"), mean_scores(run)
+        listed = {result.metric_type: result.metric_value for result in card.data.eval_results}
         digits = {"dice": 3, "hd95_mm": 1, "nsd": 3}
-        assert told == {metric: round(mean[metric], places) for metric, places in digits.items()}
+        assert listed == {metric: round(mean[metric], places) for metric, places in digits.items()}
         row = next(line for line in card.text.splitlines() if run.variant.title in line and "|" in line)
         assert f"| {mean['dice']:.3f}" in row and f"| {mean['hd95_mm']:.1f}" in row
         assert row.endswith("| 1 |"), "one test case"
 
 
-def test_the_card_gives_a_row_a_class(trained, exported):
+def test_the_model_card_has_one_row_per_class(trained, exported):
     rows = pd.read_csv(trained["bipvlseg"].directory / "metrics.csv")
     text = (exported["bipvlseg"] / "README.md").read_text(encoding="utf-8")
     for c in trained["bipvlseg"].spec.classes:
@@ -134,7 +132,7 @@ def test_the_card_gives_a_row_a_class(trained, exported):
         assert re.search(rf"^\| {c.name} \| {cell} \|.*\| {len(dice)} \|$", text, re.MULTILINE)
 
 
-def test_the_card_says_what_the_weights_are_of(trained, exported):
+def test_the_model_card_names_data_profile_seed_and_code(trained, exported):
     card = ModelCard.load(exported["bipvlseg"] / "README.md")
     assert card.data.license == "mit" and "synthetic-data" in card.data.tags
     assert card.data.eval_results[0].dataset_type == "synthetic-mmwhs_ct"
@@ -144,7 +142,7 @@ def test_the_card_says_what_the_weights_are_of(trained, exported):
     assert commit["commit"] in card.text
 
 
-def test_a_card_of_real_data_names_their_terms(trained, monkeypatch):
+def test_the_model_card_of_real_data_names_their_terms(trained):
     run = trained["bipvlseg"]
     real = Run(run.directory, run.config | {"cohort": "real"})
     text = model_card(real)
@@ -155,13 +153,13 @@ def test_a_card_of_real_data_names_their_terms(trained, monkeypatch):
     assert card_data(real, scores[scores["variant"] == "bipvlseg"]).license == "other"
 
 
-def test_the_command_writes_the_folder(trained, exported, tmp_path):
+def test_the_command_writes_the_same_export(trained, exported, tmp_path):
     result = invoke("export", trained["bipvlseg"].directory, tmp_path / "out")
     assert result.exit_code == 0 and f"wrote {tmp_path / 'out'}" in result.output
     assert (tmp_path / "out" / "README.md").read_bytes() == (exported["bipvlseg"] / "README.md").read_bytes()
 
 
-def test_bad_input_is_told_and_nothing_is_written(trained, smoke_runs, tmp_path, monkeypatch):
+def test_bad_input_is_reported_and_nothing_is_written(trained, smoke_runs, tmp_path, monkeypatch):
     run, new = trained["bipvlseg"].directory, tmp_path / "new"
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -169,28 +167,31 @@ def test_bad_input_is_told_and_nothing_is_written(trained, smoke_runs, tmp_path,
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     for words, sentence in [
-        ((bare, new), "holds no trained network"),
-        ((run, tmp_path), "is there already; give another name, or delete it"),
-        ((run, new, "--push", "no name at all"), "is no name of a repository on the Hub; give USER/NAME"),
-        ((run, new, "--push", "user/name"), "there is no token for the Hub here; set HF_TOKEN"),
+        ((bare, new), f"{bare}: no trained network (no model folder); train this run first"),
+        ((run, tmp_path), f"{tmp_path}: already exists; give another name, or delete it"),
+        (
+            (run, new, "--push", "no name at all"),
+            "is not the name of a repository on the Hub; give USER/NAME",
+        ),
+        ((run, new, "--push", "user/name"), "there is no token for the Hub; set HF_TOKEN"),
         ((run, new, "--push", "user/name", "--bundle"), "a bundle"),
     ]:
         result = invoke("export", *words)
         assert result.exit_code == 1 and sentence in result.output, result.output
         assert not new.exists()
     (bare / "model").mkdir()
-    with pytest.raises(BipvlError, match="type first: bipvl evaluate"):
+    with pytest.raises(BipvlError, match=r"bare: no scores .*; first type: bipvl evaluate"):
         write_export(Run.open(bare), new)
-    with pytest.raises(BipvlError, match=r"holds no exported run \(no run.json\)"):
+    with pytest.raises(BipvlError, match=r"bare: not an exported run \(no run\.json\); write one"):
         open_export(bare)
 
 
-def test_without_a_network_the_hub_is_told_of_in_a_sentence(exported, monkeypatch):
+def test_without_a_network_the_hub_gives_a_clear_message(exported, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
-    with pytest.raises(BipvlError, match=r"user/name could not be written on the Hub .*hf upload user/name"):
+    with pytest.raises(BipvlError, match=r"user/name: .* its upload to the Hub failed .*hf upload user/name"):
         push_folder(exported["bipvlseg"], "user/name")
-    with pytest.raises(BipvlError, match="user/name is neither a folder nor a repository on the Hub"):
+    with pytest.raises(BipvlError, match="user/name: neither a folder nor a repository on the Hub"):
         open_export("user/name")
 
 
@@ -210,7 +211,7 @@ def test_push_uploads_the_folder(exported, monkeypatch):
     assert calls == [("create", "user/name", True), ("upload", "user/name", exported["bipvlseg"])]
 
 
-def test_a_token_and_a_name_are_enough_to_begin(monkeypatch):
+def test_a_token_and_a_name_are_enough_for_the_hub(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
     check_hub("user/name")
 
@@ -223,7 +224,7 @@ def bundle(trained, tmp_path_factory):
     return folder
 
 
-def test_monai_runs_the_bundle_with_the_same_labels(bundle, scan, labels, tmp_path):
+def test_monai_runs_the_bundle_and_gets_the_same_labels(bundle, scan, labels, tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()
     (scans / "case.nii.gz").write_bytes(Path(scan).read_bytes())
@@ -239,10 +240,10 @@ def test_monai_runs_the_bundle_with_the_same_labels(bundle, scan, labels, tmp_pa
     written = nib.load(tmp_path / "out" / "case_seg.nii.gz")
     assert np.array_equal(written.dataobj, labels.dataobj)
     assert np.allclose(written.affine, labels.affine, atol=1e-5)
-    assert len(np.unique(labels.dataobj)) > 1, "a map of background alone would prove nothing"
+    assert len(np.unique(labels.dataobj)) > 1, "a label map of only background proves nothing"
 
 
-def test_the_bundles_metadata_fit_its_network(bundle):
+def test_the_metadata_of_the_bundle_fits_its_network(bundle):
     from monai.bundle import verify_net_in_out
 
     configs = bundle / "configs"
@@ -255,7 +256,7 @@ def test_the_bundles_metadata_fit_its_network(bundle):
     )
 
 
-def test_the_bundle_holds_what_monai_asks_for(bundle, scan):
+def test_the_bundle_has_everything_that_monai_requires(bundle, scan):
     from monai.bundle import ConfigWorkflow
 
     config = bundle / "configs" / "inference.json"
@@ -275,8 +276,8 @@ def test_the_bundle_holds_what_monai_asks_for(bundle, scan):
     assert "monai.bundle run" in (bundle / "docs" / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_folder_without_scans_is_told(tmp_path):
+def test_a_folder_without_scans_is_reported(tmp_path):
     from bipvl.deploy.monai_bundle import scans
 
-    with pytest.raises(BipvlError, match="holds no scans"):
+    with pytest.raises(BipvlError, match=r"no scan in this folder .*; set --dataset_dir"):
         scans(folder=tmp_path)

@@ -1,12 +1,11 @@
-"""Labels come back on the scan's own grid, however it lies: every orientation, oblique, 0.5 to 5 mm.
+"""Labels return to the scan's own grid in every orientation, also oblique, at 0.5 to 5 mm.
 
-The network is an oracle, which reads the class off the intensity; all the rest is the project's own way
-from a file to a file. Where the working grid has the scan's spacing, labels must return to the voxel.
-Elsewhere the phantom is smooth (its intensity falls linearly from a point), so that resampling loses next to
-nothing and the Dice of every class must be above 0.99.
+The network is an oracle that reads the class off the intensity; everything else is ``bipvl.segment`` from
+file to file. If the working grid has the scan's spacing, labels must match in every voxel. Otherwise the
+phantom is smooth (its intensity falls linearly from a point), so that resampling loses almost nothing, and
+the Dice of every class must be above 0.99.
 """
 
-from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,16 @@ import numpy as np
 import pytest
 import torch
 
+import bipvl
+from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.data.transforms import prepare_transform
 from bipvl.engine.predict import Segmenter
+from bipvl.engine.run import Run
 
-HEART = load_spec("mmwhs_ct")  # one class a voxel, window 0 to 400
-BRAIN = replace(load_spec("msd_brain"), intensity={"window": (0, 400)})  # 4 channels, nested classes
+HEART = load_spec("mmwhs_ct")  # one class per voxel, window 0 to 400
+# 4 channels, nested classes
+BRAIN = load_spec("msd_brain").model_copy(update={"intensity": {"window": (0, 400)}})
 ORIENTATIONS = [
     np.array([[sign * (row == axis) for axis, sign in zip(order, signs, strict=True)] for row in range(3)])
     for order in permutations(range(3))
@@ -33,15 +36,17 @@ PLACE += ("qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")
 
 
 class Oracle(Segmenter):
-    """Intensity 40 (l + 1) is level l, and class c holds what is nearest to c; unsure near the borders.
+    """Intensity 40 (l + 1) is level l, and class c contains the levels nearest to c; unsure near borders.
 
-    Overlapping classes have a channel each, in the order of their rows, and hold what is above 1/2.
+    Overlapping classes have one channel each, in the order of their rows, and contain levels above 1/2.
     """
 
     def __init__(self, spec: DatasetSpec, spacing: tuple[float, ...], crop: int = 32) -> None:
         self.spec, self.device = spec, torch.device("cpu")
         self.config = {"crop": (crop, crop - 4, crop + 4), "overlap": {"test": 0.25}}
-        self.config["training"] = {"batch_size": 2}
+        self.config |= {"training": {"batch_size": 2}, "variant": "swin_unetr_v2", "dataset": spec.name}
+        self.config |= {"cohort": "synthetic", "profile": "quick", "seed": 3}
+        self.run, self.texts = Run(Path("runs/oracle"), self.config), default_prompts(spec).segments()
         self.prepare = prepare_transform(spec, spacing)
 
     def predictor(self, crops: torch.Tensor) -> torch.Tensor:
@@ -67,14 +72,14 @@ OBLIQUE = affine_of(rotation(0.2, 0.3) @ ORIENTATIONS[13], 1.5)
 
 
 def levels_of(shape: tuple[int, ...]) -> np.ndarray:
-    """Three classes about a point beside the middle, one inside the other; then body (0) and air (−1)."""
+    """Three concentric classes about a point beside the centre, then body (0) and air (−1)."""
     at = np.moveaxis(np.indices(shape), 0, -1) / (np.array(shape) - 1)
     r = np.linalg.norm((at - (0.52, 0.47, 0.5)) / (0.42, 0.40, 0.41), axis=-1)
     return np.where(r < 1.1, np.minimum(5.1 - 5 * r, 3), -1)
 
 
 def truth_of(levels: np.ndarray, spec: DatasetSpec = HEART) -> np.ndarray:
-    """Native codes; the brain's classes are nested in this very order."""
+    """Label codes; the brain's classes are nested in this order."""
     codes = (1, 2, 3) if spec.overlapping else spec.decoded_codes
     return np.array([0, *codes])[np.rint(levels).clip(0).astype(int)]
 
@@ -88,10 +93,10 @@ def save_scan(
     qform: int = 1,
     **fields: Any,
 ) -> Path:
-    """Both transforms are written, under these codes; then the header's fields are set to what is given."""
+    """Write sform and qform with these codes, then set the given header fields."""
     scan = nib.Nifti1Image(
         (40 * (levels + 1)).astype(np.float32), None
-    )  # no affine: the header stays as it is
+    )  # no affine, so the header is not changed
     scan.header.set_qform(affine, qform)
     scan.header.set_sform(affine, sform)
     for field, value in fields.items():
@@ -101,9 +106,9 @@ def save_scan(
 
 
 def segmented(oracle: Oracle, scan: Path) -> np.ndarray:
-    """The labels that a scan is given; all that places them must be the scan's, bit for bit."""
+    """The labels of a scan; their geometry must equal the scan's bit for bit."""
     output = scan.with_name("labels.nii")
-    oracle.segment(scan, output)
+    bipvl.segment(scan, oracle, progress=False).save(output)
     found, wanted = nib.load(output), nib.load(scan)
     assert np.array_equal(found.affine, wanted.affine)
     for field in PLACE:
@@ -121,7 +126,7 @@ def worst_dice(labels: np.ndarray, truth: np.ndarray) -> float:
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS, ids=lambda o: "".join(nib.aff2axcodes(affine_of(o, 1))))
 def test_every_orientation_returns_to_the_voxel(tmp_path, orientation):
-    """And the network sees each of them from the same side, as nibabel turns it."""
+    """And the network sees each of them in the same orientation, as nibabel reorients it."""
     levels = np.rint(levels_of((30, 25, 33)))
     scan = save_scan(tmp_path / "scan.nii", levels, affine_of(rotation(0.2, 0.3) @ orientation, 1.5))
     oracle = Oracle(HEART, (1.5, 1.5, 1.5), crop=24)
@@ -135,7 +140,7 @@ def test_every_orientation_returns_to_the_voxel(tmp_path, orientation):
 
 @pytest.mark.parametrize("number", range(48))
 def test_every_orientation_returns_from_another_spacing(tmp_path, number):
-    """0.5 to 5 mm, turned by up to 34° about two axes, by a working grid of 1 mm."""
+    """0.5 to 5 mm, rotated by up to 34° about two axes, with a working grid of 1 mm."""
     spacing = SPACINGS[number % len(SPACINGS)]
     angles = np.random.default_rng(number).uniform(-0.6, 0.6, 2)
     levels = levels_of(tuple(max(32, round(48 / mm)) for mm in spacing))
@@ -145,10 +150,10 @@ def test_every_orientation_returns_from_another_spacing(tmp_path, number):
     assert worst_dice(segmented(Oracle(HEART, (1.0, 1.0, 1.0)), scan), truth_of(levels)) > 0.99
 
 
-@pytest.mark.parametrize("spec", [HEART, BRAIN], ids=["one label a voxel", "overlapping, 4 channels"])
+@pytest.mark.parametrize("spec", [HEART, BRAIN], ids=["one class per voxel", "overlapping, 4 channels"])
 @pytest.mark.parametrize("shape", [(49, 41, 57), (11, 9, 13), (67, 10, 23)], ids=str)
 def test_any_shape_returns_to_the_voxel(tmp_path, spec, shape):
-    """Not divisible by the crop, smaller than it, and both; every channel in its place."""
+    """Shapes not divisible by the crop, smaller than it, or both; every channel stays in its place."""
     levels = np.rint(levels_of(shape))
     inside = {"tumour core": 1, "whole tumour": 0, "enhancing tumour": 2}
     channels = [levels - inside[c.name] for c in BRAIN.classes] + [np.zeros(shape)]
@@ -164,12 +169,12 @@ def test_overlapping_channels_return_from_thick_slices(tmp_path):
     assert worst_dice(segmented(Oracle(BRAIN, (1.0, 1.0, 1.0)), scan), truth_of(levels, BRAIN)) > 0.99
 
 
-SHEARED = affine_of(rotation(0.1, 0.2) @ [[1, 0, 0], [0, 1, 0.3], [0, 0, 1]], 1.5)  # as a tilted gantry's
+SHEARED = affine_of(rotation(0.1, 0.2) @ [[1, 0, 0], [0, 1, 0.3], [0, 0, 1]], 1.5)  # as with a tilted gantry
 HEADERS = {
-    "sform alone": {"sform": 1, "qform": 0},
-    "qform alone": {"sform": 0, "srow_x": 0, "srow_y": 0, "srow_z": 0},
+    "only sform": {"sform": 1, "qform": 0},
+    "only qform": {"sform": 0, "srow_x": 0, "srow_y": 0, "srow_z": 0},
     "neither": {"sform": 0, "qform": 0},
-    "both, of other spaces": {"sform": 4, "qform": 2},
+    "both, with different codes": {"sform": 4, "qform": 2},
     "sheared": {"affine": SHEARED, "qform": 0},
     "no unit": {"xyzt_units": 0},
     "seconds too": {"xyzt_units": 10},
@@ -178,7 +183,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_a_header_of_any_kind_is_kept(tmp_path, header):
+def test_headers_of_any_kind_are_kept(tmp_path, header):
     levels = np.rint(levels_of((30, 25, 33)))
     scan = save_scan(tmp_path / "scan.nii", levels, **header)
     spacing = 1.0 if header == HEADERS["neither"] else 1.5

@@ -1,4 +1,4 @@
-"""Metrics against closed forms, and the rules for empty masks."""
+"""Metrics compared with closed forms, and the rules for empty masks."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_equal_masks_score_perfectly():
 
 
 @pytest.mark.parametrize("tolerance, expected", [(0.5, "some"), (2.0, "all")])
-def test_surface_dice_counts_what_lies_within_the_tolerance(tolerance, expected):
+def test_surface_dice_counts_voxels_within_the_tolerance(tolerance, expected):
     truth, predicted = box((4, 4, 4), (14, 14, 14)), box((4, 4, 5), (14, 14, 15))
     found = scores(predicted, truth, spec=SPEC.model_copy(update={"nsd_tolerance": tolerance}))
     value = found["left ventricle", "nsd"].value
@@ -49,7 +49,7 @@ def test_surface_dice_counts_what_lies_within_the_tolerance(tolerance, expected)
 
 
 @pytest.mark.parametrize("missing, flag", [("prediction", "miss"), ("truth", "false_positive")])
-def test_a_class_in_one_mask_alone_is_the_worst_score_and_flagged(missing, flag):
+def test_a_class_in_only_one_mask_has_the_worst_score_and_a_flag(missing, flag):
     there, empty = box((4, 4, 4), (8, 8, 8)), torch.zeros(1, 24, 24, 24, dtype=torch.uint8)
     predicted, truth = (empty, there) if missing == "prediction" else (there, empty)
     found = scores(predicted, truth, spacing=(1.0, 2.0, 2.0))
@@ -63,21 +63,21 @@ def test_a_class_in_neither_is_not_scored():
     assert scores(empty, empty) == {}
 
 
-def test_a_class_in_neither_does_not_hide_those_after_it():
+def test_an_absent_class_does_not_hide_later_ones():
     truth = box((4, 4, 4), (8, 8, 8), value=1) + box((10, 10, 10), (16, 16, 16), value=3)
     found = scores(truth, truth)
     assert {name for name, _ in found} == {SPEC.classes[0].name, SPEC.classes[2].name}
 
 
-def test_dice_of_a_class_in_one_mask_alone_is_0_and_in_neither_is_not_a_number():
+def test_dice_is_0_for_a_class_in_one_mask_and_nan_for_one_in_neither():
     there, empty = box((4, 4, 4), (8, 8, 8)) > 0, torch.zeros(1, 24, 24, 24, dtype=torch.bool)
     pairs = (there, empty), (empty, there), (there, there), (empty, empty)
     dice = dice_scores(*(torch.cat(masks) for masks in zip(*pairs, strict=True)))
     assert dice[:3].tolist() == [0, 0, 1] and dice[3].isnan()
 
 
-def test_a_spacing_or_channels_too_few_are_refused():
-    """Else a miss would cost another diagonal, or a class would go without its score."""
+def test_too_few_spacings_or_channels_are_refused():
+    """Otherwise the diagonal of a miss would be wrong, or a class would have no score."""
     there, empty = box((4, 4, 4), (8, 8, 8)), torch.zeros(1, 24, 24, 24, dtype=torch.uint8)
     with pytest.raises(ValueError):
         scores(empty, there, spacing=(1.0, 1.0))
@@ -85,7 +85,7 @@ def test_a_spacing_or_channels_too_few_are_refused():
         scores(there, there, spec=load_spec("msd_brain"))
 
 
-def test_overlapping_classes_are_scored_each_by_itself():
+def test_overlapping_classes_are_scored_separately():
     spec = load_spec("msd_brain")
     truth = torch.cat([box((4, 4, 4), (8, 8, 8)), box((2, 2, 2), (12, 12, 12)), box((0, 0, 0), (0, 0, 0))])
     found = scores(truth, truth, spec=spec)
@@ -119,8 +119,8 @@ def test_mean_atlas_predicts_the_majority_at_any_size():
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_labels_return_to_a_grid_of_other_orientation_spacing_and_place(overlapping):
-    """A block of 2 mm voxels in RAS, asked for on a 1 mm grid in LPS order: the same block in the world."""
+def test_labels_on_a_grid_with_another_orientation_spacing_and_origin(overlapping):
+    """A block on a 2 mm RAS grid is resampled to a 1 mm LPS grid: the same block in world coordinates."""
     logits = torch.full((3, 10, 10, 10), -9.0)
     logits[0] = 9.0 * (not overlapping)
     logits[0, 3:6, 4:8, 2:9] = -9.0

@@ -1,4 +1,4 @@
-"""A DICOM series as one volume: read by SimpleITK (its GDCM), its slices held against each other first."""
+"""Read a DICOM series as one volume with SimpleITK (GDCM), after checking that its slices fit together."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,19 +16,20 @@ from bipvl.deploy.inputs import visible_files
 
 RAS = np.diag((-1.0, -1.0, 1.0))
 """From DICOM's axes (left, posterior, superior) to NIfTI's (right, anterior, superior)."""
-PLACE = ("0020|0032", "0020|0037")
-"""The tags of a slice's position and of its orientation."""
+POSITION_TAGS = ("0020|0032", "0020|0037")
+"""ImagePositionPatient and ImageOrientationPatient."""
 TOLERANCE = 0.1
-"""How far a slice may lie from its place in the volume, in voxels: positions are written rounded."""
+"""How far a slice may be from its position in the volume, in voxels: headers hold rounded positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slice:
-    """What the header of one file says: in mm, on DICOM's axes.
+class DicomSlice:
+    """The header of one DICOM file, in mm on DICOM's axes.
 
     Attributes:
         size: columns, rows and frames.
-        axes: 3 × 3; its columns are the directions of a row, of a column and the normal.
+        values: per voxel; more than one in a colour image.
+        axes: 3 × 3; its columns are the directions of a row, of a column, and the normal.
     """
 
     file: Path
@@ -39,38 +40,40 @@ class Slice:
     axes: np.ndarray
 
 
-def series_slices(folder: Path) -> list[Slice]:
-    """The slices of a folder's one series, in order along their normal.
+def series_slices(folder: Path) -> list[DicomSlice]:
+    """The slices of the one series in a folder, in order along their normal.
 
     Raises:
-        BipvlError: no series, several, other files beside it, slices that are missing, twice there, tilted
-            or of several sizes or orientations; SimpleITK is not installed.
+        BipvlError: no series, several, or other files beside it; slices that are missing, duplicated, tilted
+            or of different sizes or orientations; SimpleITK is not installed.
     """
     reader = _simpleitk().ImageSeriesReader
-    with _quiet():  # it tells of each file that is none
+    with _quiet():  # GDCM warns about every file that is not DICOM
         series = reader.GetGDCMSeriesIDs(str(folder))
     if not series:
         raise BipvlError(
-            f"{folder} holds no scan, neither NIfTI files nor a DICOM series "
-            "(folders inside it are not searched); give the scans' own folder"
+            "no scan in this folder, neither NIfTI files nor a DICOM series",
+            "give the folder that holds the scans; subfolders are not searched",
+            folder,
         )
     if len(series) > 1:
-        raise BipvlError(f"{folder} holds {len(series)} DICOM series; give each a folder of its own")
+        raise BipvlError(f"holds {len(series)} DICOM series", "put each series into its own folder", folder)
     files = [*map(Path, reader.GetGDCMSeriesFileNames(str(folder), series[0]))]
     names = {file.name for file in files}
     if others := [file.name for file in visible_files(folder) if file.name not in names]:
         raise BipvlError(
-            f"{folder} holds files that cannot be read as slices of its DICOM series ({_listed(others)}); "
-            "export them again, or take them out"
+            f"some files cannot be read as slices of the DICOM series ({_listed(others)})",
+            "export them again, or move them elsewhere",
+            folder,
         )
     slices = [_header(file) for file in files]
-    for told, fix in _faults(slices):
-        raise BipvlError(f"{folder} {told}; {fix}")
+    if issue := _format_issue(slices) or _position_issue(slices):
+        raise issue.at(folder)
     return slices
 
 
-def series_affine(slices: Sequence[Slice]) -> np.ndarray:
-    """From voxel numbers (column, row, slice) to mm on NIfTI's axes, 4 × 4."""
+def series_affine(slices: Sequence[DicomSlice]) -> np.ndarray:
+    """From voxel indices (column, row, slice) to mm on NIfTI's axes, 4 × 4."""
     first, last = slices[0], slices[-1]
     affine = np.eye(4)
     affine[:3, :2] = RAS @ first.axes[:, :2] * first.spacing
@@ -80,103 +83,120 @@ def series_affine(slices: Sequence[Slice]) -> np.ndarray:
 
 
 def read_series(folder: Path) -> nib.Nifti1Image:
-    """A folder's one series: columns × rows × slices, float32, rescaled as each slice says (CT: HU).
+    """The series in a folder: columns × rows × slices, float32, with each slice's rescaling (CT: HU).
 
     Raises:
         BipvlError: as ``series_slices``, or a slice that cannot be read.
     """
     slices = series_slices(folder)
     columns, rows, _ = slices[0].size
-    voxels = np.empty((len(slices), rows, columns), np.float32)  # slices one after another in memory
+    voxels = np.empty((len(slices), rows, columns), np.float32)  # contiguous slices, filled one by one
     for plane, s in zip(voxels, slices, strict=True):
         plane[:] = _plane(s.file)
     affine = series_affine(slices)
     image = nib.Nifti1Image(voxels.T, affine)
-    image.set_qform(affine, 1)  # 1: the scanner's own axes
+    image.set_qform(affine, 1)  # code 1: scanner coordinates
     image.set_sform(affine, 1)
     image.header.set_xyzt_units("mm")
     return image
 
 
-def _header(file: Path) -> Slice:
+def _header(file: Path) -> DicomSlice:
     reader = _simpleitk().ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise BipvlError(f"{file} cannot be read as a DICOM image; export the series again") from error
-    if not all(reader.HasMetaDataKey(tag) for tag in PLACE):
-        raise BipvlError(f"{file} does not say where its slice lies; export the series with its positions")
-    size = (*reader.GetSize(), 1)[:3]
+        raise _unreadable(file) from error
+    if not all(reader.HasMetaDataKey(tag) for tag in POSITION_TAGS):
+        raise BipvlError(
+            "the slice has no position or orientation", "export the series with its positions", file
+        )
     dimension = reader.GetDimension()
-    axes = np.reshape(reader.GetDirection(), (dimension, dimension))
-    return Slice(
+    return DicomSlice(
         file=file,
-        size=size,
+        size=(*reader.GetSize(), 1)[:3],
         values=reader.GetNumberOfComponents(),
         spacing=reader.GetSpacing()[:2],
         origin=np.array(reader.GetOrigin()),
-        axes=axes,
+        axes=np.reshape(reader.GetDirection(), (dimension, dimension)),
     )
 
 
 def _plane(file: Path) -> np.ndarray:
-    """Rows × columns."""
+    """The values of a slice, rows × columns."""
     sitk = _simpleitk()
     try:
         image = sitk.ReadImage(str(file), sitk.sitkFloat32, "GDCMImageIO")
     except RuntimeError as error:
-        raise BipvlError(f"{file} cannot be read as a DICOM image; export the series again") from error
+        raise _unreadable(file) from error
     return sitk.GetArrayFromImage(image)[0]
 
 
-def _faults(slices: Sequence[Slice]) -> Iterator[tuple[str, str]]:
-    """What keeps slices from being one volume, and how to mend it."""
+def _unreadable(file: Path) -> BipvlError:
+    return BipvlError("not readable as a DICOM image", "export the series again", file)
+
+
+def _format_issue(slices: Sequence[DicomSlice]) -> BipvlError | None:
+    """Why the slices are not one stack of images of the same kind, if they are not."""
     first = slices[0]
-    if first.size[2] > 1 and len(slices) == 1:
-        yield "holds one file of many frames (enhanced DICOM)", "convert it to NIfTI, by dcm2niix for example"
-        return
+    if len(slices) == 1 and first.size[2] > 1:
+        return BipvlError(
+            "holds one file of several frames (enhanced DICOM)",
+            "convert it to NIfTI, for example by dcm2niix",
+        )
     if len(slices) == 1:
-        yield "holds a single slice", "give a folder with all slices of the series"
-        return
+        return BipvlError("holds a single slice", "give a folder with all slices of the series")
     for s in slices:
+        differ = f"({first.file.name} and {s.file.name} differ)"
         if s.values != 1:
-            yield f"holds {s.file.name} with {s.values} values a voxel, a colour picture", "give a scan"
+            return BipvlError(
+                f"{s.file.name} is a colour image, with {s.values} values per voxel", "give a scan"
+            )
         if s.size != first.size or not np.allclose(s.spacing, first.spacing, rtol=1e-3):
-            told = f"holds slices of several sizes ({first.file.name} and {s.file.name} differ)"
-            yield told, "give each size a folder of its own"
+            return BipvlError(
+                f"holds slices of several sizes {differ}", "put the slices of each size into their own folder"
+            )
         if not np.allclose(s.axes, first.axes, atol=1e-3):
-            told = f"holds slices of several orientations ({first.file.name} and {s.file.name} differ)"
-            yield told, "give each orientation a folder of its own"
-    yield from _place_faults(slices)
+            return BipvlError(
+                f"holds slices of several orientations {differ}",
+                "put the slices of each orientation into their own folder",
+            )
+    return None
 
 
-def _place_faults(slices: Sequence[Slice]) -> Iterator[tuple[str, str]]:
-    """Slices must stand on one line along their normal, equally far apart."""
+def _position_issue(slices: Sequence[DicomSlice]) -> BipvlError | None:
+    """Why the slices are not evenly spaced on one line along their normal, if they are not."""
     normal = slices[0].axes[:, 2]
     origins = np.array([s.origin for s in slices]) - slices[0].origin
     heights = origins @ normal
     steps = np.diff(heights)
     usual = np.median(steps)
     if steps.min() < TOLERANCE * usual or usual <= 0:
-        told = f"holds two slices at one place ({_pair(slices, steps.argmin())})"
-        yield told, "keep one time point, or one of the copies"
-        return
+        return BipvlError(
+            f"holds two slices at one position ({_pair(slices, steps.argmin())})",
+            "keep one time point, or one of the copies",
+        )
     mean = steps.mean()
     if np.abs(heights - mean * np.arange(len(slices))).max() > TOLERANCE * mean:
         at = np.abs(steps - usual).argmax()
-        told = f"lacks slices or is spaced unevenly: between {_pair(slices, at)} lie {steps[at]:.4g} mm"
-        fix = f"elsewhere {usual:.4g} mm; add what is missing, or resample it evenly and give it as NIfTI"
-        yield told, fix
+        return BipvlError(
+            f"slices are missing or unevenly spaced ({_pair(slices, at)} are {steps[at]:.4g} mm apart, "
+            f"others {usual:.4g} mm)",
+            "add the missing slices, or resample the scan evenly and give it as NIfTI",
+        )
     aside = np.linalg.norm(origins - np.outer(heights, normal), axis=1).max()
     if aside > TOLERANCE * min(slices[0].spacing):
         tilt = math.degrees(math.atan2(aside, heights[-1]))
-        told = f"was taken with a tilted gantry ({tilt:.2g} degrees)"
-        yield told, "resample it upright and give it as NIfTI"
+        return BipvlError(
+            f"was taken with a tilted gantry ({tilt:.2g} degrees)",
+            "resample it without the tilt and give it as NIfTI",
+        )
+    return None
 
 
-def _pair(slices: Sequence[Slice], at: int) -> str:
+def _pair(slices: Sequence[DicomSlice], at: int) -> str:
     return f"{slices[at].file.name} and {slices[at + 1].file.name}"
 
 
@@ -186,7 +206,7 @@ def _listed(names: Sequence[str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without ITK's warnings in the block."""
+    """Switch off ITK's warnings in this block."""
     switch = _simpleitk().ProcessObject
     before = switch.GetGlobalWarningDisplay()
     switch.SetGlobalWarningDisplay(False)

@@ -1,4 +1,4 @@
-"""Labels as a DICOM segmentation (SEG) of the series that they were found in, made by highdicom."""
+"""Write labels as a DICOM segmentation (SEG) that refers to their series, with highdicom."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,26 +11,33 @@ from bipvl.common.extras import missing_extra_explained
 from bipvl.common.files import atomic_path
 from bipvl.data.spec import DatasetSpec
 from bipvl.deploy.dicom import series_slices
-from bipvl.deploy.inputs import Scan, files_of
+from bipvl.deploy.inputs import ScanFiles, files_of
 from bipvl.deploy.result import Segmentation
 
 SCHEME = "99BIPVL"
-"""Coding scheme of the classes' codes; DICOM keeps names that begin with 99 for private ones."""
+"""Coding scheme of the class codes; DICOM reserves names that start with 99 for private schemes."""
 
 
-def check_seg(scans: Sequence[Scan], spec: DatasetSpec) -> None:
-    """A BipvlError where a SEG could not be written of these scans."""
+def check_seg(scans: Sequence[ScanFiles], spec: DatasetSpec) -> None:
+    """Raise a BipvlError if the labels of these scans cannot be written as SEG."""
     if files := [file for scan in scans for file in files_of(scan) if not file.is_dir()]:
-        raise BipvlError(f"{files[0]} is no DICOM series, which a DICOM segmentation must refer to")
+        raise BipvlError(
+            "not a DICOM series, which a DICOM segmentation must refer to",
+            "give the folder of a series, or leave out --dicom-seg",
+            files[0],
+        )
     if spec.overlapping:
-        raise BipvlError(f"the classes of {spec.title} overlap; their DICOM segmentation is not written")
+        raise BipvlError(
+            f"the classes of {spec.title} overlap, which a DICOM segmentation does not support here",
+            "leave out --dicom-seg",
+        )
 
 
 def write_seg(result: Segmentation, folder: Path, path: Path) -> None:
-    """A segment a class, by its name; each call makes a new instance, with its own UID and time.
+    """Write one segment per class; each call makes a new instance, with its own UID and time.
 
     Raises:
-        BipvlError: the series lacks an attribute that a SEG repeats; highdicom is not installed.
+        BipvlError: the series lacks an attribute that a SEG copies, or highdicom is not installed.
     """
     with missing_extra_explained():
         import highdicom
@@ -53,13 +60,17 @@ def write_seg(result: Segmentation, folder: Path, path: Path) -> None:
             device_serial_number=f"{facts['profile']}, {facts['cohort']}, seed {facts['seed']}"[:64],
         )
     except AttributeError as error:
-        raise BipvlError(f"{folder} has slices without an attribute that a SEG repeats: {error}") from error
+        raise BipvlError(
+            f"the slices lack an attribute that a DICOM segmentation copies ({error})",
+            "export the series again, or leave out --dicom-seg",
+            folder,
+        ) from error
     with atomic_path(path) as temporary:
         seg.save_as(temporary)
 
 
 def _frames(result: Segmentation) -> np.ndarray:
-    """Slices × rows × columns of segment numbers, which follow the classes from 1."""
+    """Slices × rows × columns of segment numbers: 1 for the first class, and so on."""
     codes = result.volumes["code"].to_numpy()
     numbers = np.zeros(codes.max() + 1, np.uint8)
     numbers[codes] = np.arange(1, len(codes) + 1)

@@ -1,4 +1,4 @@
-"""An exported run: the folder that ``bipvl export`` writes, opened like a trained one."""
+"""An exported run: the folder that ``bipvl export`` writes, opened like a trained run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +10,20 @@ from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.engine.run import Run
 from bipvl.engine.variants import prompt_texts
 
-RUN, SPEC, PROMPTS, CARD = "run.json", "dataset.yaml", "prompts.csv", "README.md"
+RUN_FILE = "run.json"
+"""The run's configuration; a folder that holds this file is an export."""
+SPEC_FILE = "dataset.yaml"
+"""The data set's YAML, beside its prompts."""
 
 
 @dataclass(frozen=True)
 class Export(Run):
-    """A run as ``bipvl export`` wrote it: all that segments a scan lies in one folder."""
+    """A run as ``bipvl export`` wrote it: one folder with everything that segmenting a scan needs."""
 
     @property
     def spec(self) -> DatasetSpec:
-        """The dataset's spec, with the prompts beside it."""
-        return load_spec(self.directory / SPEC)
+        """The data set's spec, from the export itself."""
+        return load_spec(self.directory / SPEC_FILE)
 
     @property
     def model_folder(self) -> Path:
@@ -29,27 +32,27 @@ class Export(Run):
 
     @property
     def texts(self) -> Texts:
-        """N × (K + 1) texts that the network was trained with."""
+        """The N × (K + 1) texts that the network was trained with."""
         return prompt_texts(self.variant, self.spec)
 
 
 def open_export(source: str | Path) -> Export:
-    """An exported run: its folder, or the id of a repository on the Hub, which is downloaded.
+    """Open an exported run: its folder, or the id of a repository on the Hub, which is downloaded.
 
     Raises:
-        BipvlError: no such folder or repository, or another kind of folder.
+        BipvlError: no such folder or repository, or a folder that is not an export.
     """
     folder = Path(source) if Path(source).is_dir() else _download(str(source))
-    if not (folder / RUN).is_file():
+    if not (folder / RUN_FILE).is_file():
         raise BipvlError(
-            f"{source} holds no exported run (no {RUN}); write one with: bipvl export RUN FOLDER"
+            f"not an exported run (no {RUN_FILE})", "write one with: bipvl export RUN FOLDER", source
         )
-    return Export(folder, read_json(folder / RUN))
+    return Export(folder, read_json(folder / RUN_FILE))
 
 
 def open_run(folder: str | Path) -> Run:
-    """A run that lies on disk, as it was trained or as it was exported."""
-    return open_export(folder) if Path(folder, RUN).is_file() else Run.open(folder)
+    """Open a run on disk, trained or exported."""
+    return open_export(folder) if Path(folder, RUN_FILE).is_file() else Run.open(folder)
 
 
 def _download(repo_id: str) -> Path:
@@ -57,10 +60,11 @@ def _download(repo_id: str) -> Path:
 
     try:
         return Path(snapshot_download(repo_id))
-    except Exception as error:  # a path that is none, no network, no such repository: each another kind
+    except Exception as error:  # invalid name, no network, no such repository: a different class for each
         raise BipvlError(
-            f"{repo_id} is neither a folder nor a repository on the Hub that can be reached from here "
-            f"({first_line(error)})"
+            f"neither a folder nor a repository on the Hub that can be reached ({first_line(error)})",
+            "check the path, the repository's name and your network",
+            repo_id,
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What there is to segment at a path, and where each result goes: told before anything is read or written."""
+"""Find the scans at a path and the file that each result goes to, before anything is read or written."""
 
 import re
 from collections.abc import Sequence
@@ -8,44 +8,41 @@ import nibabel as nib
 
 from bipvl.common.errors import BipvlError
 
-Scan = Path | tuple[Path, ...]
-"""A NIfTI file, the folder of a DICOM series, or a NIfTI file a channel in the order of the channels."""
+ScanFiles = Path | tuple[Path, ...]
+"""A scan on disk: a NIfTI file, the folder of a DICOM series, or one NIfTI file per channel, in order."""
 
 NIFTI = (".nii.gz", ".nii")
-"""How the name of a NIfTI file ends."""
+"""File name endings of NIfTI."""
 
 
-def scans_at(image: str | Path, channels: int = 1) -> list[Scan]:
-    """The scans at a path: the file, the NIfTI files right in a folder by name, or the folder of a series.
+def scans_at(image: str | Path, channels: int = 1) -> list[ScanFiles]:
+    """The scans at a path: a NIfTI file, the NIfTI files in a folder by name, or the folder of a series.
 
-    Of several channels, nnU-Net's NAME_0000.nii.gz, NAME_0001.nii.gz, … (3D) are one scan, named by any.
+    With several channels, nnU-Net's files NAME_0000.nii.gz, NAME_0001.nii.gz, … (3D) are one scan; the path
+    may be any of them.
 
     Raises:
-        BipvlError: nothing is there, a file that is no NIfTI by its name, a folder without files, a channel
-            that is missing.
+        BipvlError: nothing there, a file that is not NIfTI, a folder without files, or a missing channel.
     """
     image = Path(image)
     if image.is_file():
         if image.name.lower().endswith(NIFTI):
             return [_scan_of(image, channels)]
-        raise BipvlError(
-            f"{image} is no NIfTI file by its name (.nii.gz or .nii); of a DICOM series give the folder"
-        )
+        fix = "give a .nii.gz or .nii file; for a DICOM series give its folder"
+        raise BipvlError("not a NIfTI file by its name", fix, image)
     if not image.is_dir():
-        raise BipvlError(
-            f"{image} is missing; give a NIfTI file, a folder of them, or a DICOM series' folder"
-        )
+        fix = "give a NIfTI file, a folder of them, or the folder of a DICOM series"
+        raise BipvlError("file not found", fix, image)
     files = visible_files(image)
     if not files:
-        raise BipvlError(
-            f"{image} holds no scan (folders inside it are not searched); give the scans' own folder"
-        )
+        fix = "give the folder that holds the scans; subfolders are not searched"
+        raise BipvlError("no scan in this folder", fix, image)
     scans = [_scan_of(file, channels) for file in files if file.name.lower().endswith(NIFTI)]
     return [*dict.fromkeys(scans)] or [image]
 
 
-def _scan_of(file: Path, channels: int) -> Scan:
-    """A file, or where it holds one channel of several, all its scan's files."""
+def _scan_of(file: Path, channels: int) -> ScanFiles:
+    """The file, or all files of its scan if it holds one of several channels."""
     name = re.fullmatch(r"(.+_)\d{4}", stem(file))
     if channels == 1 or not name or not _is_volume(file):
         return file
@@ -55,31 +52,30 @@ def _scan_of(file: Path, channels: int) -> Scan:
         return file
     for path in files:
         if not path.is_file():
-            raise BipvlError(
-                f"{path} is missing: {file.name} holds one of {channels} channels; copy the others beside it"
-            )
+            problem = f"file not found, but {file.name} holds one of {channels} channels"
+            raise BipvlError(problem, "copy the other channels beside it", path)
     return files
 
 
 def _is_volume(file: Path) -> bool:
     try:
         return len(nib.load(file).shape) == 3
-    except Exception:  # nibabel, gzip and zlib each raise their own; told when the scan is opened
+    except Exception:  # nibabel, gzip and zlib have their own errors; reported when the scan is opened
         return False
 
 
-def files_of(scan: Scan) -> tuple[Path, ...]:
+def files_of(scan: ScanFiles) -> tuple[Path, ...]:
     """A scan's file, files or folder."""
     return (scan,) if isinstance(scan, Path) else scan
 
 
-def is_alone(image: str | Path, scans: Sequence[Scan]) -> bool:
-    """Whether what was given is itself the scan, or one of its files, and not a folder of scans."""
+def is_alone(image: str | Path, scans: Sequence[ScanFiles]) -> bool:
+    """Whether the path is a scan itself or one of its files, not a folder of scans."""
     return Path(image) in files_of(scans[0])
 
 
-def left_out(image: str | Path, scans: Sequence[Scan]) -> list[Path]:
-    """The other files of a folder of NIfTI scans, which are not read."""
+def left_out(image: str | Path, scans: Sequence[ScanFiles]) -> list[Path]:
+    """The files in a folder of NIfTI scans that belong to no scan."""
     if is_alone(image, scans):
         return []
     read = {file for scan in scans for file in files_of(scan)}
@@ -87,49 +83,49 @@ def left_out(image: str | Path, scans: Sequence[Scan]) -> list[Path]:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files right in a folder, by name, without those that a dot hides."""
+    """The files directly in a folder, by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
-def name_of(scan: Scan) -> str:
-    """What results are called: the file's stem, of a file a channel without the channel's number."""
-    return stem(scan) if isinstance(scan, Path) else stem(scan[0]).rpartition("_")[0]
+def name_of(scan: ScanFiles) -> str:
+    """A scan's name in results: the file's stem; with one file per channel, without the channel number."""
+    return stem(scan) if isinstance(scan, Path) else re.sub(r"_\d{4}$", "", stem(scan[0]))
 
 
 def stem(path: Path) -> str:
-    """A file's name without .nii or .nii.gz; of a folder its whole name."""
+    """A file's name without .nii or .nii.gz; a folder's whole name."""
     name = path.name
     ending = next((end for end in NIFTI if name.lower().endswith(end)), "")
     return name[: len(name) - len(ending)]
 
 
-def targets_of(image: str | Path, scans: Sequence[Scan], output: str | Path) -> list[Path]:
-    """The label map of each scan of ``scans_at(image, …)``: the output, or below it under the scan's name.
+def targets_of(image: str | Path, scans: Sequence[ScanFiles], output: str | Path) -> list[Path]:
+    """The label map of each scan of ``scans_at(image, …)``: the output, or a file of the scan's name in it.
 
     Raises:
-        BipvlError: the output is of the wrong kind or in the way of a scan, or two scans have one name.
+        BipvlError: the output is of the wrong kind or would overwrite a scan, or two scans share a name.
     """
     image, output = Path(image), Path(output)
     if is_alone(image, scans):
         targets = [output]
         if not output.name.endswith(NIFTI) or output.is_dir():
-            raise BipvlError(f"{output} cannot be written: give a name that ends in .nii.gz or .nii")
+            raise BipvlError("not a name for a label map", "give a name that ends in .nii.gz or .nii", output)
     else:
         targets = [output / f"{name_of(scan)}.nii.gz" for scan in scans]
         if output.name.endswith(NIFTI) or output.is_file():
-            raise BipvlError(f"{output} is a file's name, but {image} is a folder of scans; give a folder")
+            raise BipvlError(f"a file's name, but {image} is a folder of scans", "give a folder", output)
     for number, (scan, target) in enumerate(zip(scans, targets, strict=True)):
-        _check_place(scan, target)
+        _check_target(scan, target)
         if target in targets[:number]:
             first, second = (files_of(other)[0] for other in (scans[targets.index(target)], scan))
-            raise BipvlError(f"{first} and {second} would both become {target}; rename one of them")
+            raise BipvlError(f"{first} and {second} would both be written here", "rename one of them", target)
     return targets
 
 
-def _check_place(scan: Scan, target: Path) -> None:
-    """A result must not lie in the way of its scan, nor its sidecar in that of the scan's own."""
+def _check_target(scan: ScanFiles, target: Path) -> None:
+    """A result must not overwrite its scan, nor the result's .json a file beside the scan."""
     for file in files_of(scan):
         if file.is_dir() and target.resolve().is_relative_to(file.resolve()):
-            raise BipvlError(f"{target} lies in the folder of the series itself; give another place")
+            raise BipvlError("inside the folder of the series itself", "give another folder", target)
         if (file.resolve().parent, stem(file)) == (target.resolve().parent, stem(target)):
-            raise BipvlError(f"{target} bears the name of the scan itself; give another name or folder")
+            raise BipvlError("has the name of the scan itself", "give another name or folder", target)

@@ -1,4 +1,4 @@
-"""The model card of a run: what it was made from, what it scored, and what must not be concluded from it."""
+"""The model card of a run: what it was trained on, its scores and its limits."""
 
 from collections.abc import Iterator
 from importlib.metadata import metadata, version
@@ -16,13 +16,13 @@ NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "nsd": "Surface Dice"}
 
 
 def link(name: str) -> str:
-    """An address by its name in pyproject.toml, [project.urls]."""
+    """A URL by its name in pyproject.toml, [project.urls]."""
     lines = (line.partition(", ") for line in metadata("bipvl").get_all("Project-URL") or ())
-    return {label: address for label, _, address in lines}[name]
+    return {label: url for label, _, url in lines}[name]
 
 
 def model_card(run: Run) -> str:
-    """README.md of an exported run: metadata in YAML, then text; every number is from its metrics.csv."""
+    """The README.md of an exported run: YAML metadata, then text. All scores come from its metrics.csv."""
     scores = read_runs({run.spec.name: [run.directory.resolve()]})
     own = scores[scores["variant"] == run.variant.name]
     text = "\n\n".join(_sections(run, scores, own))
@@ -30,7 +30,7 @@ def model_card(run: Run) -> str:
 
 
 def card_data(run: Run, scores: pd.DataFrame) -> ModelCardData:
-    """The card's metadata; ``scores`` are the run's own rows of the long table."""
+    """The model card's metadata; ``scores`` are the run's rows of the long table."""
     row = main_table(scores).iloc[0]
     synthetic, spec = run.config["cohort"] == "synthetic", run.spec
     licence = {"license": "mit"}
@@ -46,7 +46,7 @@ def card_data(run: Run, scores: pd.DataFrame) -> ModelCardData:
         eval_results=[
             EvalResult(
                 task_type="image-segmentation",
-                # Not the benchmark's own name: no leaderboard must take these for scores on patients.
+                # Not the benchmark's name, so that no leaderboard takes these for scores on patients.
                 dataset_type=f"synthetic-{spec.name}" if synthetic else spec.name,
                 dataset_name=f"{spec.title}, {run.config['cohort']} cohort, {_cases(row['cases'])}",
                 metric_type=metric,
@@ -60,7 +60,7 @@ def card_data(run: Run, scores: pd.DataFrame) -> ModelCardData:
 
 def _sections(run: Run, scores: pd.DataFrame, own: pd.DataFrame) -> Iterator[str]:
     yield f"# {run.variant.title}: {run.spec.title}"
-    guided = "guided by one text a class" if run.variant.language else "by the image alone"
+    guided = "guided by one text per class" if run.variant.language else "from the image alone"
     yield (
         f"A network that segments {run.spec.modality} scans in 3D, {guided}. Trained with "
         f"[bipvl]({link('Repository')}), a runnable companion of the paper [BiPVL-Seg]({link('Paper')}); "
@@ -68,10 +68,10 @@ def _sections(run: Run, scores: pd.DataFrame, own: pd.DataFrame) -> Iterator[str
     )
     if run.config["cohort"] == "synthetic":
         yield (
-            "> **Synthetic cohort.** Trained and tested on scans that a program made, not on patients. The "
+            "> **Synthetic cohort.** Trained and tested on computer-generated scans, not on patients. The "
             "scores show that the software works; they say nothing about real scans."
         )
-    yield f"## What it was made from\n\n{markdown(('What', 'Here'), [*_origin(run)], words=2)}"
+    yield f"## Training\n\n{markdown(('What', 'Value'), [*_origin(run)], words=2)}"
     yield f"## Scores on the test cases\n\n{main_table_markdown(main_table(scores)).strip()}"
     yield class_markdown(own, run.spec)
     yield f"## How to load it\n\n{_usage(run)}"
@@ -101,7 +101,7 @@ def _commit(run: Run) -> str:
 
 
 def class_markdown(scores: pd.DataFrame, spec: DatasetSpec) -> str:
-    """A row a class: each metric's mean over the cases that hold the class, on the scan's own grid."""
+    """One row per class: each metric's mean over the cases with the class, on the scan's own grid."""
     means = {m: class_values(scores, m).groupby("class")["value"].agg(["mean", "count"]) for m in METRICS}
     rows = []
     for c in (c.name for c in spec.classes):
@@ -116,13 +116,13 @@ def class_markdown(scores: pd.DataFrame, spec: DatasetSpec) -> str:
 
 def _usage(run: Run) -> str:
     parts = [
-        "A scan, as a NIfTI file (`pip install 'bipvl[run]'`); the labels come out on its own grid, in the "
-        "data set's codes:",
+        "Segment a scan (`pip install 'bipvl[run]'`); the labels are on its own grid, in the data set's "
+        "codes:",
         _python(
-            "from bipvl import Segmenter, open_export",
+            "import bipvl",
             "",
-            'run = open_export("FOLDER")  # or the id of a repository on the Hub',
-            'Segmenter(run=run).segment("scan.nii.gz", "labels.nii.gz")',
+            'run = bipvl.open_export("FOLDER")  # or the id of a repository on the Hub',
+            'bipvl.segment("scan.nii.gz", run).save("labels.nii.gz")',
         ),
     ]
     if run.variant.language:
@@ -145,16 +145,16 @@ def _python(*lines: str) -> str:
 def _limits(run: Run, scores: pd.DataFrame) -> str:
     spec, cases = run.spec, _cases(scores["case"].nunique())
     limits = [
-        "For research alone: no medical device, and tested for no clinical use.",
-        f"It knows scans of one kind: {spec.modality} with the channels {', '.join(spec.channels)} and the "
-        "field of view of its data set. On others it gives labels too, without a warning.",
-        f"The scores are of one training (seed {run.config['seed']}) on {cases} of the same data set; no "
-        "scan from elsewhere was tried.",
+        "For research only: not a medical device, and not tested for any clinical use.",
+        f"Trained on one kind of scan: {spec.modality} with the channels {', '.join(spec.channels)} and the "
+        "field of view of its data set. Other scans get labels too, without a warning.",
+        f"The scores are from one training (seed {run.config['seed']}) and {cases} of the same data set; it "
+        "was not tested on scans from elsewhere.",
     ]
     if run.variant.language:
         limits.append(
-            "The texts were the same for all cases in training: other words are untried, unless the "
-            "repository's prompt studies say so."
+            "All training cases had the same texts: other wordings are untested, except in the repository's "
+            "prompt studies."
         )
     return "\n".join(f"- {limit}" for limit in limits)
 
@@ -164,9 +164,9 @@ def _cases(count: int) -> str:
 
 
 def _licence(run: Run) -> str:
-    words = "Code and weights: MIT."
+    text = "Code and weights: MIT."
     if run.config["cohort"] != "synthetic":
-        words += f" The terms of {run.spec.title} hold beside it: read them before you pass the weights on."
+        text += f" The terms of {run.spec.title} also apply: read them before you share the weights."
     if run.variant.language:
-        words += " The text encoder that the training started from has a licence of its own."
-    return words
+        text += " The pretrained text encoder has its own licence."
+    return text

@@ -1,4 +1,4 @@
-"""A trained run as a MONAI bundle, which ``python -m monai.bundle run`` executes on scans.
+"""Export a trained run as a MONAI bundle, which ``python -m monai.bundle run`` applies to scans.
 
 https://docs.monai.io/en/stable/mb_specification.html
 """
@@ -15,33 +15,34 @@ from torch import Tensor, nn
 
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import atomic_path, write_json, write_text
-from bipvl.data.labels import decode
 from bipvl.data.transforms import prepare_transform
-from bipvl.deploy.export import check_exportable, write_parts
-from bipvl.deploy.exported_run import CARD, open_export
+from bipvl.deploy.export import CARD_FILE, check_exportable, write_parts
+from bipvl.deploy.exported_run import open_export
+from bipvl.deploy.inputs import NIFTI
 from bipvl.deploy.model_card import link
-from bipvl.engine.predict import Predictor, make_predictor, to_grid
+from bipvl.engine.build import load_network
+from bipvl.engine.predict import Predictor, make_predictor
 from bipvl.engine.run import Run
-from bipvl.engine.variants import load_network
+from bipvl.engine.scan_grid import label_scan
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-"""What ``python -m monai.bundle verify_metadata`` holds metadata.json against."""
+"""The schema that ``python -m monai.bundle verify_metadata`` checks metadata.json against."""
 
 RUNNERS = {"fire": "0.7.1", "pytorch-ignite": "0.5.5"}
-"""Packages that MONAI's command line and its evaluator import, and the oldest version that was tried."""
+"""Packages that MONAI's command line and evaluator import, with the oldest version tested."""
 
 
 def write_bundle(run: Run, folder: str | Path) -> None:
     """Write a run as a MONAI bundle: ``configs/``, ``models/`` (an export) and ``docs/``.
 
     Raises:
-        BipvlError: the run is not trained or not evaluated; the folder is there already.
+        BipvlError: the run is not trained or not evaluated, or the folder exists.
     """
     check_exportable(run, folder)
     with atomic_path(folder) as temporary:
         write_parts(run, temporary / "models")
-        card = (temporary / "models" / CARD).read_text(encoding="utf-8")
-        write_text(temporary / "docs" / CARD, card + USAGE)
+        card = (temporary / "models" / CARD_FILE).read_text(encoding="utf-8")
+        write_text(temporary / "docs" / CARD_FILE, card + USAGE)
         write_json(temporary / "configs" / "metadata.json", metadata(run))
         write_json(temporary / "configs" / "inference.json", inference(run))
 
@@ -54,13 +55,13 @@ pip install 'bipvl[run]' {" ".join(f"'{name}>={least}'" for name, least in RUNNE
 python -m monai.bundle run --config_file BUNDLE/configs/inference.json --bundle_root BUNDLE \\
     --dataset_dir FOLDER_OF_SCANS --output_dir OUTPUT
 ```
-Each NIfTI file of the folder (all channels of a scan in one) gives `OUTPUT/NAME_seg.nii.gz`, on the scan's
-own grid, in the data set's codes.
+For each NIfTI file in the folder (with all channels of its scan), this writes `OUTPUT/NAME_seg.nii.gz` on the
+scan's own grid, in the data set's codes.
 """
 
 
 def inference(run: Run) -> dict[str, Any]:
-    """``configs/inference.json``: the same steps as ``Segmenter.segment``, in MONAI's own workflow."""
+    """``configs/inference.json``: the same steps as ``bipvl.segment``, as a MONAI workflow."""
     of_models = {"folder": "$@bundle_root + '/models'"}
     return {
         "imports": ["$import accelerate", "$import numpy"],
@@ -115,7 +116,7 @@ def inference(run: Run) -> dict[str, Any]:
 
 
 def metadata(run: Run) -> dict[str, Any]:
-    """``configs/metadata.json``: what the bundle is and what its network takes and gives."""
+    """``configs/metadata.json``: a description of the bundle and of its network's input and output."""
     spec, cohort = run.spec, run.config["cohort"]
     background = [] if spec.overlapping else ["background"]
     channels = [*background, *(c.name for c in spec.classes)]
@@ -139,7 +140,7 @@ def metadata(run: Run) -> dict[str, Any]:
         "copyright": "Copyright (c) The bipvl authors",
         "data_source": f"{spec.title}, {cohort} cohort",
         "data_type": "nibabel",
-        "intended_use": "Research alone; not for any clinical use",
+        "intended_use": "Research only; not for any clinical use",
         "references": [link("Paper"), link("Repository")],
         "network_data_format": {
             "inputs": {
@@ -168,7 +169,7 @@ def metadata(run: Run) -> dict[str, Any]:
 
 
 class PromptedNetwork(nn.Module):
-    """An exported network with its texts: needs the image alone."""
+    """An exported network together with its texts, so that it only takes the image."""
 
     def __init__(self, *, folder: str | Path) -> None:
         super().__init__()
@@ -179,24 +180,21 @@ class PromptedNetwork(nn.Module):
     @torch.no_grad()
     def forward(self, volume: Tensor) -> Tensor:
         """B × M × H × W × D → logits B × C × H × W × D."""
-        if self.predictor is None:  # not before: only now the weights lie on their device
+        if self.predictor is None:  # not earlier: the weights must be on their device
             self.predictor = make_predictor(self.network, self.run.variant, self.run.texts)
         return self.predictor(volume)
 
 
 class ToScand(Transform):
-    """Logits "pred" C × h × w × d → native codes 1 × H × W × D on the grid of the scan "image" came from."""
+    """Logits "pred" C × h × w × d → label codes 1 × H × W × D on the grid of the scan of "image"."""
 
     def __init__(self, *, folder: str | Path) -> None:
         self.spec = open_export(folder).spec
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        image, spec = data["image"], self.spec
+        image = data["image"]
+        codes = torch.from_numpy(label_scan(self.spec, data["pred"], image).codes)[None]
         affine = torch.as_tensor(image.meta["original_affine"])
-        shape = [int(size) for size in image.meta["spatial_shape"]]
-        logits = data["pred"].as_subclass(Tensor)
-        labels = to_grid(logits, image.affine.cpu(), affine, shape, overlapping=spec.overlapping)
-        codes = torch.from_numpy(decode(spec, labels.numpy()))[None]
         source = {"filename_or_obj": image.meta["filename_or_obj"]}
         return {**data, "pred": MetaTensor(codes, affine=affine, meta=source)}
 
@@ -208,8 +206,14 @@ def preparation(*, folder: str | Path) -> Compose:
 
 
 def scans(*, folder: str | Path) -> list[dict[str, str]]:
-    """The NIfTI files of a folder, as MONAI's Dataset takes them; BipvlError where there are none."""
-    found = sorted(path for path in Path(folder).glob("*.nii*") if path.name.endswith((".nii", ".nii.gz")))
+    """The NIfTI files in a folder, as MONAI's Dataset takes them.
+
+    Raises:
+        BipvlError: there are none.
+    """
+    found = sorted(path for path in Path(folder).glob("*.nii*") if path.name.endswith(NIFTI))
     if not found:
-        raise BipvlError(f"{folder} holds no scans (.nii or .nii.gz); name their folder with --dataset_dir")
+        raise BipvlError(
+            "no scan in this folder (.nii.gz or .nii)", "set --dataset_dir to their folder", folder
+        )
     return [{"image": str(path)} for path in found]

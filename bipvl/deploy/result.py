@@ -1,4 +1,4 @@
-"""What a network found in a scan: label map, volumes, probabilities, and how they are written."""
+"""The result of segmenting a scan: label map, volumes and probabilities, and how they are saved."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,20 +13,21 @@ from torch import Tensor
 
 from bipvl.common.files import atomic_path, write_json
 from bipvl.deploy.inputs import stem
-from bipvl.engine.predict import channel_on_grid, on_grid_of, save_image
+from bipvl.engine.scan_grid import channel_on_grid, check_nifti_name, on_grid_of, save_image
 
 
 class Probabilities(Mapping[str, nib.Nifti1Image]):
-    """Class name → the class's probability on the scan's own grid, float32, each made when it is asked for.
+    """Class name → the class's probability on the scan's own grid, float32; each is computed on access.
 
-    What they lack to 1 is the background's; where classes overlap, each stands alone.
+    Without overlapping classes, the rest to 1 is the background's probability.
     """
 
     def __init__(self, working: Tensor, affine: Tensor, names: list[str], grid: nib.Nifti1Image) -> None:
         self._working, self._affine, self._names, self._grid = working, affine, names, grid
 
     def __getitem__(self, name: str) -> nib.Nifti1Image:
-        channel = self._working[len(self._working) - len(self._names) + self._names.index(name)]
+        background = len(self._working) - len(self._names)
+        channel = self._working[background + self._names.index(name)]
         target = torch.as_tensor(self._grid.affine)
         values = channel_on_grid(channel, self._affine, target, self._grid.shape)
         return on_grid_of(values.numpy(), self._grid)
@@ -44,11 +45,12 @@ class Segmentation:
 
     Attributes:
         scan: its name.
-        labels: codes H × W × D, int16, on the scan's own grid; where classes overlap, a voxel's innermost.
-        volumes: a row a class: scan, class, code, voxels, ml, and where the network comes from. A class
-            counts whole, with those that lie inside it.
-        facts: what is written beside the label map: what its codes mean, the run, the prompts.
-        probabilities: on the scan's own grid, where they were asked for.
+        labels: label codes H × W × D, int16, on the scan's own grid; where classes overlap, a voxel holds
+            the innermost one.
+        volumes: one row per class: scan, class, code, voxels, ml, and the run that predicted it. The volume
+            of a class includes the classes nested in it.
+        facts: the content of the .json file: the meaning of the codes, the run and the prompts.
+        probabilities: on the scan's own grid, if requested.
     """
 
     scan: str
@@ -58,12 +60,16 @@ class Segmentation:
     probabilities: Probabilities | None = None
 
     def save(self, path: str | Path) -> None:
-        """Write the label map, its facts beside it (.json) and, if there are any, the probabilities.
+        """Write the label map, its facts (.json) and, if requested, the probabilities.
 
-        These lie in the folder NAME_probabilities, a file a class. The label map comes last: where it is,
-        the rest is there too.
+        The probabilities go to the folder NAME_probabilities, one file per class. The label map is written
+        last: if it exists, everything else does too.
+
+        Raises:
+            BipvlError: the name does not end in .nii.gz or .nii; then nothing is written.
         """
         path = Path(path)
+        check_nifti_name(path)
         if self.probabilities:
             with atomic_path(path.with_name(f"{stem(path)}_probabilities")) as folder:
                 folder.mkdir()

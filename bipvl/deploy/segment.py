@@ -190,7 +190,9 @@ def _common_grid(files: tuple[Path, ...]) -> tuple[tuple[int, ...], np.ndarray]:
     """The shape and affine of one file per channel; a BipvlError if their grids differ."""
     first, *others = map(open_scan, files)
     for path, other in zip(files[1:], others, strict=True):
-        if issue := grid_issue(first.shape, first.affine, other.shape, other.affine, beside="first channel"):
+        if issue := grid_issue(
+            first.shape, first.affine, other.shape, other.affine, reference="first channel"
+        ):
             raise issue.at(path)
     return (len(files), *first.shape), first.affine
 

@@ -1,4 +1,4 @@
-"""Scores on the test cases, on the scan's own grid and on the working grid: ``metrics.csv``."""
+"""Score the test cases, on the scan's grid and on the working grid: ``metrics.csv``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,35 +12,36 @@ from tqdm.auto import tqdm
 
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_csv
-from bipvl.data.labels import decode, encode
+from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
 from bipvl.data.transforms import load_native, prepare_transform
 from bipvl.engine.checkpoints import state_folder
-from bipvl.engine.lock import launch, sole_writer
+from bipvl.engine.lock import locked, process_group
 from bipvl.engine.manifest import recorded
 from bipvl.engine.metrics import score_case
-from bipvl.engine.predict import Segmenter, save_labels, to_grid, to_labels
+from bipvl.engine.predict import Segmenter, to_labels
 from bipvl.engine.run import Run
+from bipvl.engine.scan_grid import label_scan, save_labels
 
 COLUMNS = ["case", "class", "metric", "grid", "value", "flag"]
 
 
 def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.DataFrame:
-    """Score a trained run; writes metrics.csv and predictions/ (native codes on the scans' own grids).
+    """Score a trained run; writes metrics.csv and predictions/ (label codes on the scans' grids).
 
-    Several processes share the cases; each returns the table of all.
+    Several processes share the cases; each returns the table of all cases.
 
     Raises:
-        BipvlError: the run is not trained, or a test case cannot be read.
+        BipvlError: the run is not trained, or a test case is not readable.
     """
-    if state_folder(run).is_dir():  # a network is there, but not the run's last word
-        raise BipvlError(f"{run.directory} is not trained to its end; go on with its training first")
+    if state_folder(run).is_dir():  # there is a network, but not the final one
+        raise BipvlError("its training is not complete", "resume it with `bipvl train`", run.directory)
     cases = test_cases(run, data_root)
-    with sole_writer(run), recorded(run, "evaluate", cases):
+    with locked(run), recorded(run, "evaluate", cases):
         segmenter = Segmenter(run=run)
-        processes = launch()
+        processes = process_group()
         with processes.split_between_processes(cases) as mine:
             own = score_cases(
                 mine,
@@ -72,11 +73,11 @@ def score_cases(
     predictions: Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Scores of anything that turns a prepared image (M × h × w × d) into logits (C × h × w × d).
+    """Score any function from a prepared image (M × h × w × d) to logits (C × h × w × d).
 
     Args:
         spacing: of the working grid, mm.
-        predictions: folder for the predicted label maps; none are written where None.
+        predictions: folder for the predicted label maps; None: they are not written.
     """
     rows = []
     for case in tqdm(cases, title, unit="case", disable=not progress):
@@ -95,14 +96,14 @@ def _score(
     native = load_native(case)["label"]
     truth = torch.from_numpy(encode(spec, native[0].numpy(), str(case.label)))
     working = prepare_transform(spec, spacing)(case.paths)
-    logits, affine = predict(working["image"]), working["image"].affine
-    shape = native.shape[1:]
-    labels = to_grid(logits, affine, native.affine, shape, overlapping=spec.overlapping)
+    logits = predict(working["image"])
+    on_working_grid = to_labels(logits, overlapping=spec.overlapping)  # before the logits are overwritten
+    labels, codes, _ = label_scan(spec, logits, working["image"])
     if output:
-        save_labels(decode(spec, labels.numpy()), native.affine.numpy(), output)
+        save_labels(codes, native.affine.numpy(), output)
     grids = {
         "scan": (labels, truth, native.affine),
-        "working": (to_labels(logits, overlapping=spec.overlapping), working["label"], affine),
+        "working": (on_working_grid, working["label"], working["image"].affine),
     }
     yield from score_grids(case.id, grids, spec)
 
@@ -110,7 +111,7 @@ def _score(
 def score_grids(
     case_id: str, grids: Mapping[str, tuple[Tensor, Tensor, Tensor]], spec: DatasetSpec
 ) -> Iterator[tuple]:
-    """Rows (COLUMNS) of a case; of each grid its labels and its truth (as in training), and its affine."""
+    """Rows (COLUMNS) of a case, from labels, truth (both as in training) and affine on each grid."""
     for grid, (predicted, true, affine) in grids.items():
         mm = affine_to_spacing(affine).tolist()
         for s in score_case(predicted.as_subclass(Tensor), true.as_subclass(Tensor), spec, mm):

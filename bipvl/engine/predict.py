@@ -19,9 +19,9 @@ from bipvl.data.prompt_edits import Texts
 from bipvl.data.scans import image_issue, kind_issue, read_scan
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import Pipeline, paths_of, prepare_transform
+from bipvl.engine.build import load_network
 from bipvl.engine.run import Run
 from bipvl.engine.variants import Variant, prompt_texts
-from bipvl.engine.build import load_network
 
 Predictor = Callable[[Tensor], Tensor]
 """Crop B × M × H × W × D → logits B × C × H × W × D."""
