@@ -124,11 +124,6 @@ def dataset_json_truncated(place):
 
 
 @corruption("amos22", ("dataset.json", "not readable as JSON"))
-def dataset_json_in_binary(place):
-    (place.folder / "dataset.json").write_bytes(bytes(range(256)))
-
-
-@corruption("amos22", ("dataset.json", "not readable as JSON"))
 def dataset_json_nested_deeply(place):
     (place.folder / "dataset.json").write_text("[" * 100_000)
 

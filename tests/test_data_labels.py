@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bipvl.common.errors import BipvlError
-from bipvl.data.labels import decode, encode
+from bipvl.data.labels import class_indices, decode, encode, innermost
 from bipvl.data.spec import load_spec
 
 AMOS, HEART, BRAIN = load_spec("amos22"), load_spec("mmwhs_ct"), load_spec("msd_brain")
@@ -34,7 +34,7 @@ def test_heart_codes_become_the_index_of_their_name():
     ]
 
 
-def test_brain_channels_come_from_the_true_codes():
+def test_brain_masks_follow_the_codes():
     encoded = encode(BRAIN, np.array([0, 1, 2, 3]).reshape(4, 1, 1), "x")
     channels = {c.name: channel.ravel().tolist() for c, channel in zip(BRAIN.classes, encoded, strict=True)}
     assert channels == {
@@ -55,19 +55,22 @@ def test_brain_codes_survive_the_round_trip(codes):
 
 
 @given(codes_of(HEART))
-def test_heart_codes_survive_but_for_the_stray_one(codes):
+def test_heart_codes_survive_except_the_stray_one(codes):
     assert np.array_equal(decode(HEART, encode(HEART, codes, "x")), np.where(codes == 421, 420, codes))
 
 
 @given(arrays.arrays(np.uint8, st.tuples(st.just(3), *[st.integers(1, 4)] * 3), elements=st.integers(0, 1)))
-def test_an_inconsistent_brain_prediction_gets_the_innermost_class_it_was_given(channels):
+def test_of_nested_classes_the_innermost_wins(channels):
     core, whole, enhancing = channels > 0
     expected = np.select([enhancing, core, whole], [3, 2, 1], 0)
     assert np.array_equal(decode(BRAIN, channels), expected)
+    names = np.array(["background", *(c.name for c in BRAIN.classes)])
+    assert np.array_equal(names[innermost(BRAIN, channels)] == "whole tumour", expected == 1)
+    assert np.array_equal(innermost(BRAIN, channels), class_indices(BRAIN, expected))
 
 
 @pytest.mark.parametrize(
-    "spec, codes, told",
+    "spec, codes, problem",
     [
         (AMOS, [0, 16], "undeclared codes 16 "),
         (AMOS, [0, -1], "undeclared codes -1 "),
@@ -79,12 +82,12 @@ def test_an_inconsistent_brain_prediction_gets_the_innermost_class_it_was_given(
         (AMOS, [0, np.inf], "not whole numbers, such as inf"),
     ],
 )
-def test_a_code_that_nobody_declared_is_refused_by_file_and_code(spec, codes, told):
+def test_an_undeclared_code_is_refused_by_file_and_code(spec, codes, problem):
     with pytest.raises(BipvlError) as error:
         encode(spec, np.array(codes).reshape(-1, 1, 1), "labels/scan.nii.gz")
-    assert str(error.value).startswith("labels/scan.nii.gz holds ") and told in str(error.value)
+    assert str(error.value).startswith("labels/scan.nii.gz: holds ") and problem in str(error.value)
 
 
 def test_a_label_of_four_axes_is_refused():
-    with pytest.raises(BipvlError, match=r"labels/scan.nii.gz has 4 axes"):
+    with pytest.raises(BipvlError, match=r"labels/scan.nii.gz: has 4 axes.*; keep one 3D volume"):
         encode(AMOS, np.zeros((2, 2, 2, 2)), "labels/scan.nii.gz")

@@ -36,7 +36,7 @@ def test_amos_keeps_the_ct_of_both_sections_and_skips_mr(tmp_path, amos):
 
 def test_heart_files_are_paired_by_id(tmp_path):
     folder = write_dataset(HEART, tmp_path, {"training": ["mr_train_1002", "mr_train_1001"]})
-    (folder / "._mr_train_1001_image.nii.gz").write_bytes(b"what macOS leaves behind")
+    (folder / "._mr_train_1001_image.nii.gz").write_bytes(b"left by macOS")
     cases = list_cases(HEART, tmp_path)
     assert [c.id for c in cases] == ["mr_train_1001", "mr_train_1002"]
     assert cases[0].image.name == "mr_train_1001_image.nii.gz"
@@ -48,7 +48,7 @@ def test_brain_reads_the_labelled_section_only(tmp_path):
     assert [c.id for c in list_cases(BRAIN, tmp_path)] == ["BRATS_001", "BRATS_002"]
 
 
-def test_amos_own_spelling_of_its_labels_is_accepted(tmp_path, amos):
+def test_the_spelling_of_amos_labels_is_accepted(tmp_path, amos):
     def real_names(content):
         content["labels"] |= {"4": "gall bladder", "8": "arota", "9": "postcava"}
 
@@ -61,13 +61,16 @@ def rename(code, name):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (rename("2", "left kidney"), "calls label 2 'left kidney'; expected 'right kidney'"),
         (rename("16", "appendix"), "calls label 16 'appendix'"),
         (lambda c: c["labels"].pop("15"), "must have 'labels'"),
         (lambda c: c.pop("labels"), "must have 'labels'"),
-        (lambda c: c["training"].append({"image": "./imagesTr/amos_0002.nii.gz"}), "an image and a label"),
+        (
+            lambda c: c["training"].append({"image": "./imagesTr/amos_0002.nii.gz"}),
+            "lacks a path in entry 3 of 'training'",
+        ),
         (lambda c: c["training"].append(c["training"][0]), "lists the case amos_0009 2 times"),
         (lambda c: c["validation"].append(c["training"][0]), "lists the case amos_0009 2 times"),
         (lambda c: c["training"][0].update(image="../../amos_0009.nii.gz"), "outside its own folder"),
@@ -76,14 +79,14 @@ def rename(code, name):
         (lambda c: (c["training"].clear(), c["validation"].clear()), "holds no case"),
     ],
 )
-def test_a_wrong_dataset_json_is_told(tmp_path, amos, change, told):
+def test_a_wrong_dataset_json_is_reported(tmp_path, amos, change, message):
     edit(amos, change)
     with pytest.raises(BipvlError) as error:
         list_cases(AMOS, tmp_path)
-    assert str(amos) in str(error.value) and told in str(error.value)
+    assert str(amos) in str(error.value) and message in str(error.value)
 
 
-def test_brats_with_labels_2_and_3_the_other_way_round_is_refused(tmp_path):
+def test_brats_with_labels_2_and_3_swapped_is_refused(tmp_path):
     folder = write_dataset(BRAIN, tmp_path, {"training": ["BRATS_001"]})
     edit(folder, rename("2", "enhancing tumour"))
     with pytest.raises(
@@ -99,22 +102,22 @@ def test_channels_in_another_order_are_refused(tmp_path):
         list_cases(BRAIN, tmp_path)
 
 
-@pytest.mark.parametrize("gone", ["image", "label"])
-def test_half_a_pair_is_told(tmp_path, gone):
+@pytest.mark.parametrize("missing", ["image", "label"])
+def test_half_a_pair_is_reported(tmp_path, missing):
     folder = write_dataset(HEART, tmp_path, {"training": ["mr_train_1001", "mr_train_1002"]})
-    (folder / f"mr_train_1002_{gone}.nii.gz").unlink()
-    with pytest.raises(BipvlError, match=f"mr_train_1002_{gone}.nii.gz is missing"):
+    (folder / f"mr_train_1002_{missing}.nii.gz").unlink()
+    with pytest.raises(BipvlError, match=f"mr_train_1002_{missing}.nii.gz: file not found"):
         list_cases(HEART, tmp_path)
 
 
-def test_no_root_no_dataset_json_and_a_broken_one_are_told(tmp_path):
-    with pytest.raises(BipvlError, match=r"absent/amos22 is not a folder"):
+def test_a_missing_root_and_a_missing_or_broken_dataset_json_are_reported(tmp_path):
+    with pytest.raises(BipvlError, match=r"absent/amos22: is not a folder"):
         list_cases(AMOS, tmp_path / "absent")
     (tmp_path / "amos22").mkdir()
-    with pytest.raises(BipvlError, match=r"amos22/dataset.json is missing"):
+    with pytest.raises(BipvlError, match=r"amos22/dataset.json: file not found"):
         list_cases(AMOS, tmp_path)
     (tmp_path / "amos22/dataset.json").write_text("{")
-    with pytest.raises(BipvlError, match=r"amos22/dataset.json cannot be read as JSON"):
+    with pytest.raises(BipvlError, match=r"amos22/dataset.json: not readable as JSON"):
         list_cases(AMOS, tmp_path)
 
 
@@ -132,5 +135,5 @@ def test_the_cohort_is_real_unless_the_root_says_synthetic(tmp_path):
     (tmp_path / "cohort.json").write_text('{"cohort": "synthetic"}')
     assert cohort_of(tmp_path) == "synthetic"
     (tmp_path / "cohort.json").write_text("{}")
-    with pytest.raises(BipvlError, match=r"cohort.json"):
+    with pytest.raises(BipvlError, match=r"cohort.json: does not say .*; delete it if these are real data"):
         cohort_of(tmp_path)

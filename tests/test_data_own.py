@@ -1,4 +1,4 @@
-"""Own data: nnU-Net's layout, files by pattern, splits by list, a crop of one's own."""
+"""Your own data: nnU-Net's layout, file patterns, listed splits, a fixed crop."""
 
 import json
 from dataclasses import replace
@@ -16,8 +16,8 @@ from bipvl.data.layouts import Case, list_cases
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import make_split
 from bipvl.data.transforms import load_native, prepare_transform
-from bipvl.engine.checksums import fingerprints
-from bipvl.engine.run import dataset_settings
+from bipvl.engine.checksums import case_checksums
+from bipvl.engine.profiles import dataset_settings
 
 KNEE = {
     "name": "knee",
@@ -54,24 +54,25 @@ def knee(tmp_path):
     return write_nnunet(tmp_path / "knee")
 
 
-def told(tmp_path, spec):
-    return [(f.file.removeprefix(str(tmp_path)), f.fault, f.fix) for f in check_dataset(spec, tmp_path)]
+def issues(tmp_path, spec):
+    """File below the root and problem of each issue."""
+    return [(str(i.file).removeprefix(str(tmp_path)), i.problem) for i in check_dataset(spec, tmp_path)]
 
 
 # --- nnU-Net v2 ---
 
 
-def test_nnunet_has_a_file_a_channel(tmp_path, knee):
+def test_nnunet_has_one_file_per_channel(tmp_path, knee):
     spec = spec_of(tmp_path)
     cases = list_cases(spec, tmp_path)
     assert [case.id for case in cases] == ["P1", "P2", "P3", "P4"]
     assert [p.name for p in cases[1].images] == ["P2_0000.nii.gz", "P2_0001.nii.gz"]
     assert cases[1].label == knee / "labelsTr/P2.nii.gz"
-    assert list(cases[1].files) == list(fingerprints(cases)["P2"]) == ["image 1", "image 2", "label"]
-    assert told(tmp_path, spec) == []
+    assert list(cases[1].files) == list(case_checksums(cases)["P2"]) == ["image 1", "image 2", "label"]
+    assert issues(tmp_path, spec) == []
 
 
-def test_channels_are_stacked_in_their_order_and_on_the_scans_grid(tmp_path, knee):
+def test_channels_are_stacked_in_order_on_the_scans_grid(tmp_path, knee):
     affine = np.diag([-2.0, 1, 1.5, 1])
     affine[:3, 3] = 5, -7, 9
     for path in knee.glob("*/P1*"):
@@ -85,34 +86,34 @@ def test_channels_are_stacked_in_their_order_and_on_the_scans_grid(tmp_path, kne
     assert prepared["image"].shape == (2, *SHAPE) and prepared["label"].shape == (1, *SHAPE)
 
 
-def test_a_channel_of_another_grid_is_told_by_check_and_by_loading(tmp_path, knee):
+def test_a_channel_of_another_grid_is_reported_by_check_and_by_loading(tmp_path, knee):
     spec, path = spec_of(tmp_path), knee / "imagesTr/P2_0001.nii.gz"
     save(path, np.ones((4, 8, 7), np.float32) * np.arange(7, dtype=np.float32))
-    ((file, fault, _),) = told(tmp_path, spec)
+    ((file, problem),) = issues(tmp_path, spec)
     assert file.endswith("P2_0001.nii.gz")
-    assert fault == "is 4 x 8 x 7 voxels, but its first channel is 9 x 8 x 7"
-    with pytest.raises(BipvlError, match=r"P2_0001\.nii\.gz is 4 x 8 x 7 voxels, but its first channel"):
+    assert problem == "has 4 x 8 x 7 voxels, but its first channel has 9 x 8 x 7"
+    with pytest.raises(BipvlError, match=r"P2_0001\.nii\.gz: has 4 x 8 x 7 voxels, but its first channel"):
         load_native(list_cases(spec, tmp_path)[1])
 
 
-def test_a_channel_that_is_missing_and_one_too_many_are_told(tmp_path, knee):
+def test_a_missing_and_a_surplus_channel_are_reported(tmp_path, knee):
     spec = spec_of(tmp_path)
     (knee / "imagesTr/P2_0001.nii.gz").rename(knee / "imagesTr/P2_0002.nii.gz")
-    first, second = told(tmp_path, spec)
+    first, second = issues(tmp_path, spec)
     assert first[0].endswith("P2_0002.nii.gz") and first[1] == "belongs to no case"
-    assert second[0].endswith("P2_0001.nii.gz") and second[1] == "is missing"
-    with pytest.raises(BipvlError, match=r"P2_0001\.nii\.gz is missing"):
+    assert second[0].endswith("P2_0001.nii.gz") and second[1] == "file not found"
+    with pytest.raises(BipvlError, match=r"P2_0001\.nii\.gz: file not found"):
         list_cases(spec, tmp_path)
 
 
-def test_the_same_scan_under_two_names_is_found_by_all_channels(tmp_path, knee):
+def test_a_duplicate_has_all_channels_in_common(tmp_path, knee):
     spec = spec_of(tmp_path)
     first, second = (sorted((knee / "imagesTr").glob(f"P{i}*")) for i in (1, 3))
     second[0].write_bytes(first[0].read_bytes())
-    assert told(tmp_path, spec) == []
+    assert issues(tmp_path, spec) == []
     second[1].write_bytes(first[1].read_bytes())
-    ((file, fault, _),) = told(tmp_path, spec)
-    assert file.endswith("P3_0000.nii.gz") and "same voxels as P1_0000.nii.gz" in fault
+    ((file, problem),) = issues(tmp_path, spec)
+    assert file.endswith("P3_0000.nii.gz") and "same voxels as P1_0000.nii.gz" in problem
 
 
 REGIONS = [{"name": "joint", "codes": [1, 2]}, {"name": "tibia", "codes": [2]}]
@@ -122,17 +123,17 @@ REGIONS = [{"name": "joint", "codes": [1, 2]}, {"name": "tibia", "codes": [2]}]
     ("changes", "sentence"),
     [
         ({"labels": {"background": 0, "tibia": 1, "femur": 2}}, "calls label 1 'tibia'; expected 'femur'"),
-        ({"labels": {"background": 0, "femur": 1}}, "has no label of the codes [2]"),
+        ({"labels": {"background": 0, "femur": 1}}, "has no label for the codes [2]"),
         ({"labels": {"femur": 1, "tibia": 2, "fibula": 3}}, "calls label 3 'fibula'; Knees declares no such"),
         ({"labels": {"femur": 1, "tibia": "two"}}, "calls label two 'tibia'"),
-        ({"labels": None}, "has no label of the codes [1, 2]"),
+        ({"labels": None}, "has no label for the codes [1, 2]"),
         ({"channel_names": {"0": "T2", "1": "T1"}}, "has the channels ['T2', 'T1']; expected ['T1', 'T2']"),
-        ({"numTraining": 5}, "has the 'numTraining' 5, but 4 cases lie beside it"),
+        ({"numTraining": 5}, "has the 'numTraining' 5, but there are 4 cases; add"),
         ({"file_ending": ".png"}, "has the 'file_ending' '.png'; convert the scans to NIfTI"),
-        ({"dataset": {}}, "lists its files under 'dataset', which is not read"),
+        ({"dataset": {}}, "lists its files under 'dataset', which is not supported"),
     ],
 )
-def test_a_wrong_nnunet_json_is_told(tmp_path, knee, changes, sentence):
+def test_a_wrong_nnunet_json_is_reported(tmp_path, knee, changes, sentence):
     edit(knee, **changes)
     with pytest.raises(BipvlError) as error:
         list_cases(spec_of(tmp_path), tmp_path)
@@ -142,7 +143,7 @@ def test_a_wrong_nnunet_json_is_told(tmp_path, knee, changes, sentence):
 def test_regions_are_overlapping_classes(tmp_path):
     knee = write_nnunet(tmp_path / "knee", labels={"joint": [1, 2], "tibia": 2})
     spec = spec_of(tmp_path, classes=REGIONS, overlapping=True)
-    assert told(tmp_path, spec) == []
+    assert issues(tmp_path, spec) == []
     label = prepare_transform(spec)(list_cases(spec, tmp_path)[0].paths)["label"]
     codes = nib.load(knee / "labelsTr/P1.nii.gz").get_fdata()
     assert label[0].sum() == (codes > 0).sum() and label[1].sum() == (codes == 2).sum()
@@ -175,21 +176,21 @@ def scan(seed=0):
         ),
     ],
 )
-def test_files_are_found_by_their_patterns(tmp_path, layout, files):
+def test_files_are_found_by_patterns(tmp_path, layout, files):
     for seed, name in enumerate(files):
         save(tmp_path / "knee" / name, scan(seed))
     save(tmp_path / "knee/notes/other.nii.gz", scan())
-    (tmp_path / "knee" / files[0]).with_name("._" + files[0].split("/")[-1]).write_bytes(b"of macOS")
+    (tmp_path / "knee" / files[0]).with_name("._" + files[0].split("/")[-1]).write_bytes(b"left by macOS")
     (case,) = list_cases(spec_of(tmp_path, layout=layout), tmp_path)
     assert case.id == "P1"
     assert [str(p.relative_to(tmp_path / "knee")) for p in case.files.values()] == [*files]
 
 
-def test_a_label_map_beside_its_image_is_not_taken_for_another_image(tmp_path):
+def test_a_label_map_beside_its_image_is_not_mistaken_for_an_image(tmp_path):
     for name in ("P1", "P1_seg", "P2_seg"):
         save(tmp_path / f"knee/{name}.nii.gz", scan())
     spec = spec_of(tmp_path, channels=["PD"], layout={"image": "{case}.nii.gz", "label": "{case}_seg.nii.gz"})
-    with pytest.raises(BipvlError, match=r"knee/P2\.nii\.gz is missing"):
+    with pytest.raises(BipvlError, match=r"knee/P2\.nii\.gz: file not found"):
         list_cases(spec, tmp_path)
     save(tmp_path / "knee/P2.nii.gz", scan())
     assert [case.id for case in list_cases(spec, tmp_path)] == ["P1", "P2"]
@@ -198,13 +199,13 @@ def test_a_label_map_beside_its_image_is_not_taken_for_another_image(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "sentence"),
     [
-        ({"image": "../{case}.nii.gz", "label": "{case}_seg.nii.gz"}, "stay below the folder"),
-        ({"image": "/etc/{case}.nii.gz", "label": "{case}_seg.nii.gz"}, "stay below the folder"),
-        ({"image": "a/../../{case}.nii.gz", "label": "{case}_seg.nii.gz"}, "stay below the folder"),
-        ({"image": "scan.nii.gz", "label": "{case}_seg.nii.gz"}, "'layout' must be"),
-        ({"image": "{id}.nii.gz", "label": "{case}_seg.nii.gz"}, "'layout' must be"),
-        ({"image": "{case}.png", "label": "{case}_seg.nii.gz"}, "'layout' must be"),
-        ({"image": "{case}.nii.gz"}, "'layout' must be"),
+        ({"image": "../{case}.nii.gz", "label": "{case}_seg.nii.gz"}, "that stay below the folder"),
+        ({"image": "/etc/{case}.nii.gz", "label": "{case}_seg.nii.gz"}, "that stay below the folder"),
+        ({"image": "a/../../{case}.nii.gz", "label": "{case}_seg.nii.gz"}, "that stay below the folder"),
+        ({"image": "scan.nii.gz", "label": "{case}_seg.nii.gz"}, "; it must be one of dataset_json"),
+        ({"image": "{id}.nii.gz", "label": "{case}_seg.nii.gz"}, "; it must be one of dataset_json"),
+        ({"image": "{case}.png", "label": "{case}_seg.nii.gz"}, "; it must be one of dataset_json"),
+        ({"image": "{case}.nii.gz"}, "; it must be one of dataset_json"),
         ({"image": ["{case}.nii.gz"] * 2, "label": "{case}_seg.nii.gz"}, "none of them twice"),
         ({"image": "{case}.nii.gz", "label": "{case}.nii.gz"}, "none of them twice"),
         (
@@ -213,19 +214,19 @@ def test_a_label_map_beside_its_image_is_not_taken_for_another_image(tmp_path):
         ),
     ],
 )
-def test_a_wrong_pattern_is_told(tmp_path, layout, sentence):
+def test_a_wrong_pattern_is_reported(tmp_path, layout, sentence):
     with pytest.raises(BipvlError) as error:
         spec_of(tmp_path, layout=layout)
     assert str(error.value).startswith(str(tmp_path / "knee.yaml")) and sentence in str(error.value)
 
 
-def test_a_channel_that_would_leave_the_folder_is_told(tmp_path):
+def test_a_channel_that_would_leave_the_folder_is_reported(tmp_path):
     layout = {"image": "{case}_{channel}.nii.gz", "label": "{case}_s.nii"}
-    with pytest.raises(BipvlError, match=r"the channel '\.\./T1' cannot be in a file's name"):
+    with pytest.raises(BipvlError, match=r"the channel '\.\./T1' cannot be part of a file's name"):
         spec_of(tmp_path, channels=["../T1", "T2"], layout=layout)
 
 
-# --- splits by list ---
+# --- listed splits ---
 
 LISTED = {"train": ["P3", "P1"], "val": ["P2"], "test": ["P4"]}
 
@@ -242,42 +243,42 @@ def write_split(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["list", "json", "csv"])
-def test_a_listed_split_is_taken_as_it_is(tmp_path, knee, form):
+def test_a_listed_split_is_used_unchanged(tmp_path, knee, form):
     spec = spec_of(tmp_path, split=write_split(tmp_path, form))
     split = make_split(spec, list_cases(spec, tmp_path), seed=0)
     assert (split.train, split.val, split.test) == (("P1", "P3"), ("P2",), ("P4",))
-    assert told(tmp_path, spec) == []
+    assert issues(tmp_path, spec) == []
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"test": ["P4", "P9"]}, "has no case P9, which 'split' names"),
+        ({"test": ["P4", "P9"]}, "has no case P9, named in 'split'"),
         ({"test": ["P4", "P1"]}, "has P1 more than once in 'split'"),
         ({"train": ["P3"]}, "has 1 cases in no part of 'split', such as P1"),
     ],
 )
-def test_a_listed_split_that_does_not_fit_is_told(tmp_path, knee, change, sentence):
+def test_a_listed_split_that_does_not_fit_is_reported(tmp_path, knee, change, sentence):
     spec = spec_of(tmp_path, split=LISTED | change)
     with pytest.raises(BipvlError) as error:
         make_split(spec, list_cases(spec, tmp_path), seed=0)
-    assert str(error.value).startswith(f"Knees {sentence}; ")
-    assert [fault for _, fault, _ in told(tmp_path, spec)] == [sentence]
+    assert str(error.value).startswith(f"Knees: {sentence}; ")
+    assert [problem for _, problem in issues(tmp_path, spec)] == [sentence]
 
 
-def test_a_listed_split_that_tears_a_patient_apart_is_told(tmp_path, knee):
+def test_a_listed_split_with_a_patient_in_two_parts_is_reported(tmp_path, knee):
     spec = spec_of(tmp_path, split=LISTED)
     cases = [replace(case, patient="one") for case in list_cases(spec, tmp_path)]
-    with pytest.raises(BipvlError, match=r"Knees has the patient one in two parts of 'split'"):
+    with pytest.raises(BipvlError, match=r"Knees: has the patient one in two parts of 'split'"):
         make_split(spec, cases, seed=0)
 
 
-def test_a_copy_in_two_listed_parts_is_told_with_them(tmp_path, knee):
+def test_a_duplicate_in_two_listed_parts_is_reported_with_both(tmp_path, knee):
     spec = spec_of(tmp_path, split=LISTED)
     for path in (knee / "imagesTr").glob("P1*"):
         (knee / "imagesTr" / path.name.replace("P1", "P4")).write_bytes(path.read_bytes())
-    ((_, fault, _),) = told(tmp_path, spec)
-    assert fault.endswith("across splits (test and train)")
+    ((_, problem),) = issues(tmp_path, spec)
+    assert problem.endswith("across splits (test and train)")
 
 
 @pytest.mark.parametrize(
@@ -285,21 +286,21 @@ def test_a_copy_in_two_listed_parts_is_told_with_them(tmp_path, knee):
     [
         ("split.json", '{"train": ["P1"]}', "does not list the case ids of train, val and test"),
         ("split.json", '{"train": [1], "val": ["P2"], "test": ["P4"]}', "does not list the case ids"),
-        ("split.json", None, "is missing"),
-        ("split.csv", None, "cannot be read as CSV"),
-        ("split.csv", "case,part\nP1,training\n", "has no case and part (train, val or test) in its row 1"),
-        ("split.csv", "id,part\nP1,train\n", "has no case and part (train, val or test) in its row 1"),
+        ("split.json", None, "file not found"),
+        ("split.csv", None, "not readable as CSV"),
+        ("split.csv", "case,part\nP1,training\n", "has no case and part (train, val or test) in row 1"),
+        ("split.csv", "id,part\nP1,train\n", "has no case and part (train, val or test) in row 1"),
         ("split.csv", "case,part\nP1,train\n", "does not list the case ids"),
     ],
 )
-def test_a_wrong_split_file_is_told(tmp_path, knee, name, text, sentence):
+def test_a_wrong_split_file_is_reported(tmp_path, knee, name, text, sentence):
     if text is not None:
         (tmp_path / name).write_text(text)
     spec = spec_of(tmp_path, split=name)
     with pytest.raises(BipvlError) as error:
         make_split(spec, list_cases(spec, tmp_path), seed=0)
     assert str(error.value).startswith(str(tmp_path / name)) and sentence in str(error.value)
-    ((file, _, _),) = told(tmp_path, spec)
+    ((file, _),) = issues(tmp_path, spec)
     assert file == f"/{name}"
 
 
@@ -314,8 +315,10 @@ def test_a_wrong_split_file_is_told(tmp_path, knee, name, text, sentence):
         "split.txt",
     ],
 )
-def test_a_wrong_split_is_told(tmp_path, split):
-    with pytest.raises(BipvlError, match=r"knee\.yaml: 'split' must be"):
+def test_a_wrong_split_is_reported(tmp_path, split):
+    with pytest.raises(
+        BipvlError, match=r"knee\.yaml: 'split' is .*; it must be \{test: validation or a share"
+    ):
         spec_of(tmp_path, split=split)
 
 
@@ -327,10 +330,10 @@ def test_the_seed_of_the_yaml_draws_the_split(tmp_path):
     assert make_split(own, cases, seed=1).test != make_split(drawn, cases, seed=1).test
 
 
-# --- a crop of one's own ---
+# --- a fixed crop ---
 
 
-def test_a_crop_of_ones_own_holds_with_its_spacing_at_every_profile(tmp_path):
+def test_a_fixed_crop_and_its_spacing_hold_at_every_profile(tmp_path):
     own = spec_of(tmp_path, crop=[64, 64, 32], spacing=[0.5, 0.5, 3])
     for profile in ("quick", "laptop", "paper"):
         settings = dataset_settings(profile, own)
@@ -338,19 +341,21 @@ def test_a_crop_of_ones_own_holds_with_its_spacing_at_every_profile(tmp_path):
     assert dataset_settings("quick", spec_of(tmp_path))["crop"] != [64, 64, 32]
 
 
-def test_kept_cases_do_not_depend_on_the_crop(tmp_path):
+def test_cached_cases_do_not_depend_on_the_crop(tmp_path):
     assert repr(spec_of(tmp_path, crop=[64, 64, 32])) == repr(spec_of(tmp_path))
 
 
-def test_a_crop_that_cannot_be_halved_is_told(tmp_path):
-    with pytest.raises(BipvlError, match=r"knee\.yaml: 'crop' must be three multiples of 32"):
+def test_a_crop_that_cannot_be_halved_is_reported(tmp_path):
+    with pytest.raises(
+        BipvlError, match=r"knee\.yaml: 'crop' is \[48, 64, 32\]; it must be three multiples of 32"
+    ):
         spec_of(tmp_path, crop=[48, 64, 32])
     with pytest.raises(
-        BipvlError, match=r"too small for profile 'paper'; make one side of 'crop' in its YAML 64"
+        BipvlError, match=r"profile 'paper' cannot halve; make the sides of 'crop' multiples of 32"
     ):
         dataset_settings("paper", spec_of(tmp_path, crop=[32, 32, 32]))
 
 
 def test_a_draft_is_refused(tmp_path):
-    with pytest.raises(BipvlError, match=r"knee\.yaml is a draft: 'classes' still holds 'FILL IN'"):
+    with pytest.raises(BipvlError, match=r"knee\.yaml: is a draft: 'classes' still holds 'FILL IN'"):
         spec_of(tmp_path, classes=[{"name": "FILL IN 1", "codes": [1]}])

@@ -1,4 +1,4 @@
-"""Prompts made worse on purpose: each edit changes what it says, and nothing else."""
+"""Prompt edits: each changes what its name says, and nothing else."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from bipvl.common.errors import BipvlError
 from bipvl.data.prompt_edits import EDITS, MISTYPED, edited
 from bipvl.data.prompts import default_prompts
-from bipvl.data.spec import dataset_names, load_spec
+from bipvl.data.spec import load_spec
 
 
 @pytest.fixture(params=["amos22", "mmwhs_ct", "msd_brain"])
@@ -15,7 +15,7 @@ def texts(request):
     return default_prompts(load_spec(request.param)).segments()
 
 
-def test_every_edit_keeps_a_row_a_class_and_repeats_itself(texts):
+def test_every_edit_keeps_one_row_per_class_and_is_deterministic(texts):
     for name in EDITS:
         rows = edited(texts, name, seed=3)
         assert len(rows) == len(texts) and len({len(row) for row in rows}) == 1, name
@@ -24,38 +24,38 @@ def test_every_edit_keeps_a_row_a_class_and_repeats_itself(texts):
         assert (rows == texts) == (name == "full" or (name == "mirrored" and not sides)), name
 
 
-def test_names_keep_the_title_alone_and_empty_keeps_nothing(texts):
+def test_names_keeps_only_titles_and_empty_keeps_nothing(texts):
     assert edited(texts, "names") == [[row[0]] for row in texts]
     assert edited(texts, "empty") == [[""]] * len(texts)
 
 
-def test_ambiguous_details_say_the_same_of_every_class(texts):
+def test_ambiguous_details_are_the_same_for_every_class(texts):
     rows = edited(texts, "ambiguous")
     assert [row[0] for row in rows] == [row[0] for row in texts]
     assert len({tuple(row[1:]) for row in rows}) == 1
     assert rows[0][1].startswith("Shape: ")
 
 
-def test_other_details_are_another_classs_and_the_title_its_own(texts):
+def test_other_details_come_from_another_class_and_titles_stay(texts):
     rows = edited(texts, "other_details", seed=1)
     assert [row[0] for row in rows] == [row[0] for row in texts]
     assert sorted(row[1:] for row in rows) == sorted(row[1:] for row in texts)
     assert all(new[1:] != old[1:] for new, old in zip(rows, texts, strict=True))
 
 
-def test_shuffled_rows_leave_no_class_its_own(texts):
+def test_shuffled_rows_move_every_class(texts):
     rows = edited(texts, "shuffled_rows", seed=1)
     assert sorted(rows) == sorted(texts)
     assert all(new != old for new, old in zip(rows, texts, strict=True))
 
 
-def test_paraphrases_keep_every_word_of_the_content(texts):
+def test_paraphrases_keep_the_whole_content(texts):
     for new, old in zip(edited(texts, "paraphrased"), texts, strict=True):
         assert old[0] in new[0]
         assert all(o.split(": ", 1)[1] in n for n, o in zip(new[1:], old[1:], strict=True))
 
 
-def test_typing_errors_swap_letters_in_about_their_share_of_the_words(texts):
+def test_typing_errors_swap_letters_in_the_stated_share_of_words(texts):
     rows = edited(texts, "typing_errors", seed=0)
     before = [w for row in texts for text in row for w in text.split()]
     after = [w for row in rows for text in row for w in text.split()]
@@ -64,14 +64,13 @@ def test_typing_errors_swap_letters_in_about_their_share_of_the_words(texts):
     assert MISTYPED / 2 < sum(a != b for a, b in long) / len(long) < MISTYPED * 1.5
 
 
-def test_mirroring_twice_is_nothing_and_keeps_capitals():
+def test_mirroring_twice_restores_the_text_and_keeps_capitals():
     texts = default_prompts(load_spec("amos22")).segments()
     rows = edited(texts, "mirrored")
     assert rows[1][0].startswith("Left kidney") and rows[2][0].startswith("Right kidney")
     assert edited(rows, "mirrored") == texts
 
 
-def test_an_unknown_edit_is_told_with_the_near_ones():
-    assert "amos22" in dataset_names()
+def test_an_unknown_edit_lists_the_nearest():
     with pytest.raises(BipvlError, match="no prompt edit 'shuffled_row'; choose one of: shuffled_rows"):
         edited([["a"]], "shuffled_row")

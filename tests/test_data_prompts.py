@@ -33,7 +33,7 @@ def test_segments_and_descriptions_name_each_concept(tmp_path):
     ]
 
 
-def test_a_spreadsheets_bom_blanks_order_and_further_columns_do_no_harm(tmp_path, csv):
+def test_a_byte_order_mark_blanks_column_order_and_extra_columns_are_ignored(tmp_path, csv):
     lines = [line.split(",") for line in csv.read_text().splitlines()]
     text = "\r\n".join(" ,".join(["note", *reversed(line)]) + " " for line in lines) + "\r\n,,,,,,\r\n"
     other = tmp_path / "other.csv"
@@ -48,14 +48,14 @@ def test_titles_may_use_a_class_s_other_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (lambda lines: [lines[0].replace("Shape", "Form"), *lines[1:]], "lacks the columns Shape"),
         (lambda lines: lines[:-1], "has 6 rows"),
         (lambda lines: [*lines, lines[-1]], "has 8 rows"),
         (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "row 1, 'Right Ventricle in a CT Image'"),
         (lambda lines: [lines[0], *reversed(lines[1:])], "does not contain 'left ventricle'"),
-        # "left ventricle" lies in the myocardium's title as well: found at the other end of the swap
+        # the myocardium's title contains "left ventricle" too: found at the other end of the swap
         (lambda lines: [lines[0], lines[5], *lines[2:5], lines[1], *lines[6:]], "row 5, 'Left Ventricle"),
         (
             lambda lines: [lines[0], lines[1].replace(",s,", ",,"), *lines[2:]],
@@ -65,18 +65,18 @@ def test_titles_may_use_a_class_s_other_name(tmp_path):
         (lambda lines: [], "lacks the columns Title"),
     ],
 )
-def test_a_wrong_table_is_told(csv, change, told):
+def test_a_wrong_table_is_reported(csv, change, message):
     csv.write_text("\n".join(change(csv.read_text().splitlines())))
     with pytest.raises(BipvlError) as error:
         read_prompts(csv, HEART)
-    assert str(csv) in str(error.value) and told in str(error.value)
+    assert str(csv) in str(error.value) and message in str(error.value)
 
 
-def test_an_absent_and_an_undecodable_file_are_told(tmp_path):
-    with pytest.raises(BipvlError, match=r"absent.csv cannot be read"):
+def test_a_missing_and_an_undecodable_file_are_reported(tmp_path):
+    with pytest.raises(BipvlError, match=r"absent.csv: not readable as CSV"):
         read_prompts(tmp_path / "absent.csv")
     (tmp_path / "latin.csv").write_bytes("Title,œsophage".encode("utf-16"))
-    with pytest.raises(BipvlError, match=r"latin.csv is not UTF-8"):
+    with pytest.raises(BipvlError, match=r"latin.csv: is not UTF-8 text; save it as"):
         read_prompts(tmp_path / "latin.csv")
 
 

@@ -33,12 +33,12 @@ def write(tmp_path, **changes):
     "name, classes, channels",
     [("amos22", 15, 16), ("mmwhs_ct", 7, 8), ("mmwhs_mr", 7, 8), ("msd_brain", 3, 3)],
 )
-def test_the_background_is_a_channel_of_softmax_sets_only(name, classes, channels):
+def test_the_background_is_a_channel_unless_classes_overlap(name, classes, channels):
     spec = load_spec(name)
     assert (spec.num_classes, spec.out_channels) == (classes, channels)
 
 
-def test_heart_codes_follow_the_prompt_rows_not_the_numeric_order():
+def test_heart_codes_follow_the_prompt_rows():
     codes = {c.name: c.codes for c in load_spec("mmwhs_ct").classes}
     assert list(codes.items()) == [
         ("left ventricle", (500,)),
@@ -52,18 +52,18 @@ def test_heart_codes_follow_the_prompt_rows_not_the_numeric_order():
     assert load_spec("mmwhs_mr").classes == load_spec("mmwhs_ct").classes
 
 
-def test_enhancing_tumour_is_code_3_and_lies_in_the_core_and_in_the_whole():
+def test_enhancing_tumour_is_code_3_inside_core_and_whole():
     codes = {c.name: set(c.codes) for c in load_spec("msd_brain").classes}
     assert codes == {"tumour core": {2, 3}, "whole tumour": {1, 2, 3}, "enhancing tumour": {3}}
 
 
-def test_a_users_own_yaml_loads_with_its_prompts_beside_it(tmp_path):
+def test_your_own_yaml_loads_with_its_prompts_beside_it(tmp_path):
     spec = load_spec(write(tmp_path))
     assert spec.prompts == tmp_path / "knee.csv"
     assert spec.known_codes == (0, 1, 2, 7) and spec.decoded_codes == (1, 2)
 
 
-def test_an_unknown_name_lists_the_near_ones():
+def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(BipvlError, match=r"'mmwhs'.*mmwhs_ct"):
         load_spec("mmwhs")
     with pytest.raises(BipvlError, match=r"amos22.*mmwhs_ct.*mmwhs_mr.*msd_brain"):
@@ -74,31 +74,45 @@ NESTED = {"overlapping": True, "code_names": {1: ["a"], 2: ["b"], 3: ["c"]}}
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
-        ({"spacings": [1, 1, 1]}, "unknown field 'spacings'; did you mean 'spacing'"),
-        ({"spacing": None}, "lacks spacing"),
-        ({"spacing": [1, 1]}, "'spacing' must be three positive numbers"),
-        ({"spacing": [1, 1, -1]}, "'spacing' must be three positive numbers"),
-        ({"modality": "PET"}, "'modality' must be CT or MR"),
-        ({"layout": "dicom"}, "'layout' must be one of dataset_json, nnunet, paired_files, or {image: a"),
-        ({"intensity": {"window": [10, 0]}}, "'intensity' must be"),
-        ({"augmentation": {"flip": True}}, "'augmentation' must be"),
-        ({"split": {"test": 1.5, "val": 0.1}}, "'split' must be"),
-        ({"name": "a/b"}, "'name' must be one word"),
-        ({"case_numbers": [9, 1]}, "'case_numbers' must be two whole numbers"),
-        ({"classes": [{"name": "femur", "codes": [0]}]}, "'classes' must be"),
-        ({"classes": [{"name": "femur", "code": [1]}]}, "'classes' must be"),
+        ({"spacings": [1, 1, 1]}, "there is no key 'spacings'; use one of: spacing"),
+        ({"spacing": None}, "'spacing' is missing; set it to three"),
+        ({"spacing": [1, 1]}, "'spacing' is [1, 1]; it must be three positive numbers"),
+        ({"spacing": [1, 1, -1]}, "'spacing' is [1, 1, -1]; it must be three positive"),
+        ({"modality": "PET"}, "'modality' is 'PET'; it must be CT or MR"),
+        ({"layout": "dicom"}, "'layout' is 'dicom'; it must be one of dataset_json, nnunet,"),
+        ({"intensity": {"window": [10, 0]}}, "'intensity' is {'window': [10, 0]}; it must be {window"),
+        ({"augmentation": {"flip": True}}, "'augmentation' is {'flip': True}; it must be a mapping"),
+        ({"augmentation": {"zoom": [1]}}, "'augmentation' is {'zoom': [1]}; it must be a mapping"),
+        ({"augmentation": {"flip_axes": 0.1}}, "'augmentation' is {'flip_axes': 0.1}; it must be"),
+        ({"split": {"test": 1.5, "val": 0.1}}, "'split' is {'test': 1.5, 'val': 0.1}; it must be {test: "),
+        ({"name": "a/b"}, "'name' is 'a/b'; it must be one word"),
+        ({"case_numbers": [9, 1]}, "'case_numbers' is [9, 1]; it must be two whole numbers"),
+        ({"classes": [{"name": "femur", "codes": [0]}]}, "'classes.0.codes' is [0]; it must be a list"),
+        (
+            {"classes": [{"name": "femur", "code": [1]}]},
+            "there is no key 'classes.0.code'; use one of: codes",
+        ),
+        ({"classes": ["femur"]}, "'classes.0' is 'femur'; it must be a mapping of keys to values"),
+        ({"layout": 5}, "'layout' is 5; it must be one of dataset_json"),
+        ({"prompts": " "}, "'prompts' is ' '; it must be the prompt CSV's path"),
         (
             {"classes": [{"name": "femur", "codes": [1]}, {"name": "femur", "codes": [2]}]},
-            "'classes' must be",
+            "with distinct names and aliases",
         ),
-        ({"classes": [{"name": "femur", "codes": [1]}, {"name": "tibia", "codes": [1]}]}, "one code to two"),
-        ({"code_names": {1: ["femur"]}}, "'code_names' must name the codes [1, 2, 7]"),
-        ({"overlapping": True, "layout": "dataset_json"}, "'code_names' must name the codes [1, 2, 7]"),
+        (
+            {"classes": [{"name": "femur", "codes": [1]}, {"name": "tibia", "codes": [1]}]},
+            "'classes' gives one code to two classes",
+        ),
+        (
+            {"code_names": {1: ["femur"]}},
+            "'code_names' names the codes [1]; name exactly the codes [1, 2, 7]",
+        ),
+        ({"overlapping": True, "layout": "dataset_json"}, "; name exactly the codes [1, 2, 7]"),
         (
             NESTED | {"classes": [{"name": "a", "codes": [1, 2]}, {"name": "b", "codes": [2, 3]}]},
-            "inside or beside",
+            "nest each pair of classes or keep it apart",
         ),
         (
             NESTED
@@ -107,26 +121,26 @@ NESTED = {"overlapping": True, "code_names": {1: ["a"], 2: ["b"], 3: ["c"]}}
         ),
     ],
 )
-def test_a_wrong_yaml_is_told_by_file_and_field(tmp_path, changes, told):
+def test_a_wrong_yaml_is_reported_by_file_and_key(tmp_path, changes, message):
     path = write(tmp_path, **changes)
     with pytest.raises(BipvlError) as error:
         load_spec(path)
-    assert str(path) in str(error.value) and told in str(error.value)
+    assert str(path) in str(error.value) and message in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", ""])
-def test_a_file_that_is_no_mapping_is_told(tmp_path, text):
+def test_a_file_without_a_mapping_is_reported(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(BipvlError, match=r"broken.yaml"):
+    with pytest.raises(BipvlError, match=r"broken.yaml: (not readable as YAML|holds no mapping)"):
         load_spec(path)
-    with pytest.raises(BipvlError, match=r"absent.yaml"):
+    with pytest.raises(BipvlError, match=r"absent.yaml: file not found"):
         load_spec(tmp_path / "absent.yaml")
 
 
-def test_specs_cases_splits_and_prompts_need_no_torch():
-    modules = "check, labels, layouts, prompts, spec, splits"
-    code = f"import sys; from bipvl.data import {modules}; print({{'torch', 'monai'}} & set(sys.modules))"
+def test_reading_specs_cases_splits_and_prompts_needs_no_torch():
+    modules = "checks.dataset, bipvl.data.layouts, bipvl.data.prompts, bipvl.data.splits"
+    code = f"import sys, bipvl.data.{modules}; print({{'torch', 'monai'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -23,20 +23,20 @@ def sizes(split):
     return len(split.train), len(split.val), len(split.test)
 
 
-def test_amos_tests_on_the_benchmarks_validation_section():
+def test_the_amos_test_cases_are_the_benchmarks_validation_section():
     validation = cases_of(100, "validation", start=301)
     split = make_split(AMOS, cases_of(200) + validation, seed=42)
     assert sizes(split) == (180, 20, 100)
     assert split.test == tuple(case.id for case in validation)
 
 
-def test_the_released_shares_of_heart_and_brain():
+def test_heart_and_brain_have_the_released_shares():
     assert sizes(make_split(HEART, cases_of(20), seed=42)) == (14, 2, 4)
     assert sizes(make_split(BRAIN, cases_of(484), seed=42)) == (349, 39, 96)
 
 
 @given(st.integers(3, 60), st.integers(0, 2**32 - 1), st.randoms())
-def test_a_split_is_whole_disjoint_and_the_same_for_the_same_seed(count, seed, random):
+def test_a_split_is_complete_disjoint_and_the_same_for_the_same_seed(count, seed, random):
     cases = cases_of(count)
     shuffled = random.sample(cases, count)
     split = make_split(HEART, cases, seed)
@@ -60,17 +60,17 @@ def test_a_patient_is_never_in_two_parts(count, seed):
     assert sorted([*split.train, *split.val, *split.test]) == [case.id for case in cases]
 
 
-def test_a_written_split_that_tears_a_patient_apart_is_told(tmp_path):
+def test_a_written_split_with_a_patient_in_two_parts_is_reported(tmp_path):
     cases, path = cases_of(20), tmp_path / "split.json"
     split = make_split(HEART, cases, seed=42)
     write_split(split, path)
-    torn = (split.train[0], split.test[0])
-    with pytest.raises(BipvlError, match=r"split.json has the patient P in two parts"):
-        read_split(path, [replace(case, patient="P") if case.id in torn else case for case in cases])
+    shared = (split.train[0], split.test[0])
+    with pytest.raises(BipvlError, match=r"split.json: has the patient P in two parts"):
+        read_split(path, [replace(case, patient="P") if case.id in shared else case for case in cases])
 
 
 @pytest.mark.parametrize("seed", [0, 42])
-def test_brain_tests_on_the_cases_of_monais_validation_section(seed):
+def test_the_brain_test_cases_are_monais_validation_section(seed):
     from monai.apps import DecathlonDataset
 
     cases = [
@@ -87,7 +87,7 @@ def test_brain_tests_on_the_cases_of_monais_validation_section(seed):
 @pytest.mark.parametrize(
     "spec, cases", [(HEART, cases_of(2)), (HEART, []), (AMOS, cases_of(5)), (AMOS, cases_of(5, "validation"))]
 )
-def test_too_few_cases_are_told(spec, cases):
+def test_too_few_cases_are_reported(spec, cases):
     with pytest.raises(BipvlError, match=r"too few for training, validation and test"):
         make_split(spec, cases, seed=0)
 
@@ -101,17 +101,17 @@ def test_a_split_is_read_as_it_was_written(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["split.json"]
 
 
-def test_a_split_of_other_data_or_with_a_leak_is_told(tmp_path):
+def test_a_split_of_other_data_or_with_a_leak_is_reported(tmp_path):
     cases, path = cases_of(20), tmp_path / "split.json"
     split = make_split(HEART, cases, seed=42)
     write_split(split, path)
-    with pytest.raises(BipvlError, match=rf"split.json names {split.test[0]}, which"):
+    with pytest.raises(BipvlError, match=rf"split.json: names {split.test[0]}, which"):
         read_split(path, [case for case in cases if case.id != split.test[0]])
     write_split(replace(split, train=(*split.train, split.test[0])), path)
-    with pytest.raises(BipvlError, match=f"split.json has {split.test[0]} more than once"):
+    with pytest.raises(BipvlError, match=f"split.json: has {split.test[0]} more than once"):
         read_split(path, cases)
     path.write_text('{"train": []}')
-    with pytest.raises(BipvlError, match=r"split.json is not a split"):
+    with pytest.raises(BipvlError, match=r"split.json: is not a split"):
         read_split(path, cases)
-    with pytest.raises(BipvlError, match=r"absent.json is missing"):
+    with pytest.raises(BipvlError, match=r"absent.json: file not found"):
         read_split(tmp_path / "absent.json", cases)

@@ -1,7 +1,6 @@
-"""What a model sees must be what the scan holds: where it lies, what it is called, what its values mean."""
+"""A model must see what the scan holds: geometry, labels and intensities survive the transforms."""
 
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ def pair(tmp_path, spec, image=None, label=None, affine=None):
 
 
 def prepared(spec, shape=(30, 26, 22), seed=0):
-    """A prepared case in memory, a small foreground block."""
+    """A prepared case in memory with a small foreground block."""
     rng = np.random.default_rng(seed)
     label = np.zeros((spec.num_classes if spec.overlapping else 1, *shape), np.uint8)
     label[0, 3:9, 4:9, 5:9] = 1
@@ -51,14 +50,14 @@ def prepared(spec, shape=(30, 26, 22), seed=0):
 
 @pytest.mark.parametrize("affine", [STRAIGHT, OBLIQUE], ids=["straight", "oblique"])
 def test_world_coordinates_survive_orientation_spacing_and_cropping(tmp_path, affine):
-    # The image holds a linear function of the world's coordinates, which resampling keeps; the corner is air.
+    # The image is a linear function of the world coordinates, which resampling keeps; one side is air.
     shape, slope = (33, 29, 15), np.array([1.0, -2.0, 0.7])
     values = world(shape, affine) @ slope
     low, high = values.min() - 10, values.max() + 10
     values[:5] = low - 100
     label = np.zeros(shape, np.int16)
     label[10:20, 8:18, 4:12] = 6
-    spec = replace(AMOS, intensity={"window": (low, high)})
+    spec = AMOS.model_copy(update={"intensity": {"window": (low, high)}})
     item = prepare_transform(spec)(pair(tmp_path, AMOS, values.astype(np.float32), label, affine))
 
     image, label_out = item["image"], item["label"]
@@ -75,12 +74,12 @@ def test_world_coordinates_survive_orientation_spacing_and_cropping(tmp_path, af
 
     nearest = np.rint(inside).astype(int)
     expected = ((nearest >= [10, 8, 4]) & (nearest < [20, 18, 12])).all(-1) * 6
-    safe = (np.abs(inside - np.floor(inside) - 0.5) > 0.01).all(-1)  # not half-way between two voxels
+    safe = (np.abs(inside - np.floor(inside) - 0.5) > 0.01).all(-1)  # not halfway between two voxels
     assert np.array_equal(label_out[0].numpy()[safe], expected[safe])
 
 
 @pytest.mark.parametrize("affine", [STRAIGHT, OBLIQUE], ids=["straight", "oblique"])
-def test_a_prediction_is_put_back_by_its_affine(tmp_path, affine):
+def test_a_prediction_returns_to_the_scan_by_its_affine(tmp_path, affine):
     label = np.zeros((40, 44, 24), np.int16)
     label[12:28, 12:30, 6:18] = 6
     files = pair(tmp_path, AMOS, image_of(AMOS, label.shape), label, affine)
@@ -102,7 +101,7 @@ def test_ct_is_windowed_and_cropped_to_what_is_above_air(tmp_path):
     assert item["image"].dtype == torch.float32 and item["label"].dtype == torch.uint8
 
 
-def test_mr_is_scored_over_nonzero_voxels_each_channel_by_itself(tmp_path):
+def test_mr_is_standardised_over_nonzero_voxels_per_channel(tmp_path):
     image = image_of(BRAIN) * np.array([1, 10, 100, 1000], np.float32)
     image[:2] = 0
     item = prepare_transform(BRAIN)(pair(tmp_path, BRAIN, image))
@@ -112,7 +111,7 @@ def test_mr_is_scored_over_nonzero_voxels_each_channel_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("name", dataset_names())
-def test_the_label_is_what_encode_gives(tmp_path, name):
+def test_the_label_equals_the_result_of_encode(tmp_path, name):
     spec = load_spec(name)
     item = prepare_transform(spec, spacing=(1, 1, 1))(pair(tmp_path, spec))
     assert np.array_equal(item["label"].numpy(), encode(spec, label_of(spec), "x"))
@@ -123,7 +122,7 @@ def test_a_scan_without_a_label_can_be_prepared(tmp_path):
     assert set(item) == {"image", "id"}
 
 
-def test_an_affine_differing_by_rounding_alone_changes_nothing(tmp_path):
+def test_a_rounding_difference_of_affines_changes_nothing(tmp_path):
     files = pair(tmp_path, AMOS, image_of(AMOS, (16, 16, 16)), label_of(AMOS, (16, 16, 16)), STRAIGHT)
     save(files["label"], label_of(AMOS, (16, 16, 16)), STRAIGHT + 5e-4)
     item = prepare_transform(AMOS)(files)
@@ -137,10 +136,18 @@ def wrong(which, array, affine=None):
 
 
 @pytest.mark.parametrize(
-    "spoil, named, told",
+    "corrupt, named, message",
     [
-        (wrong("label", label_of(BRAIN, (9, 8, 6))), "label", "9 x 8 x 6 voxels, but its image is 9 x 8 x 7"),
-        (wrong("label", label_of(BRAIN), np.diag([1, 1, 1.1, 1])), "label", "lies elsewhere"),
+        (
+            wrong("label", label_of(BRAIN, (9, 8, 6))),
+            "label",
+            "has 9 x 8 x 6 voxels, but its image has 9 x 8 x 7",
+        ),
+        (
+            wrong("label", label_of(BRAIN), np.diag([1, 1, 1.1, 1])),
+            "label",
+            "is not on the grid of its image",
+        ),
         (wrong("label", np.full(SHAPE, 4, np.int16)), "label", "undeclared codes 4"),
         (wrong("label", np.stack([label_of(BRAIN)] * 2, -1)), "label", "has 4 axes"),
         (wrong("image", image_of(BRAIN)[..., :3]), "image", "has 3 channels"),
@@ -150,22 +157,22 @@ def wrong(which, array, affine=None):
         (
             lambda files: files["image"].write_bytes(files["image"].read_bytes()[:600]),
             "image",
-            "cannot be read",
+            "not readable as NIfTI",
         ),
-        (lambda files: files["label"].write_bytes(b"no NIfTI"), "label", "cannot be read"),
-        (lambda files: files["label"].unlink(), "label", "is missing"),
+        (lambda files: files["label"].write_bytes(b"no NIfTI"), "label", "not readable as NIfTI"),
+        (lambda files: files["label"].unlink(), "label", "file not found"),
     ],
 )
-def test_bad_files_end_in_a_sentence_that_names_them(tmp_path, spoil, named, told):
+def test_bad_files_are_reported_by_name(tmp_path, corrupt, named, message):
     files = pair(tmp_path, BRAIN)
-    spoil(files)
+    corrupt(files)
     with pytest.raises(BipvlError) as error:
         prepare_transform(BRAIN)(files)
-    assert str(error.value).startswith(str(files[named])) and told in str(error.value)
+    assert str(error.value).startswith(str(files[named])) and message in str(error.value)
 
 
 @pytest.mark.parametrize("name", dataset_names())
-def test_the_seed_decides_the_whole_random_part(name):
+def test_the_seed_fixes_all_random_transforms(name):
     spec = load_spec(name)
     item, transform = prepared(spec), random_transform(spec, CROP)
 
@@ -183,7 +190,7 @@ def test_the_seed_decides_the_whole_random_part(name):
 
 @pytest.mark.parametrize("name", dataset_names())
 @pytest.mark.parametrize("shape", [(30, 26, 22), (9, 40, 11)], ids=["larger", "smaller"])
-def test_a_crop_has_the_crop_size_and_leaves_its_source_alone(name, shape):
+def test_a_crop_has_the_crop_size_and_does_not_change_its_source(name, shape):
     spec = load_spec(name)
     item = prepared(spec, shape)
     before = item["image"].clone(), item["label"].clone(), len(item["image"].applied_operations)
@@ -198,11 +205,11 @@ def test_a_crop_has_the_crop_size_and_leaves_its_source_alone(name, shape):
 
 @pytest.mark.parametrize("spec", [AMOS, BRAIN], ids=["softmax", "overlapping"])
 def test_half_of_the_crops_are_centred_on_foreground(spec):
-    # One voxel of foreground, in the first channel: a crop of 3 has it in its middle or, mostly, nowhere.
+    # One foreground voxel in the first channel: a crop of 3 has it in its centre or, mostly, nowhere.
     item = prepared(spec, (30, 30, 30))
     item["label"][:] = 0
     item["label"][0, 15, 15, 15] = 1
-    transform = random_transform(replace(spec, augmentation={}), (3, 3, 3)).set_random_state(0)
+    transform = random_transform(spec.model_copy(update={"augmentation": {}}), (3, 3, 3)).set_random_state(0)
     centred = [bool(transform(item)["label"][0, 1, 1, 1]) for _ in range(200)]
     assert 0.4 < np.mean(centred) < 0.6
 
@@ -212,15 +219,17 @@ def test_image_and_label_move_together():
         item = prepared(spec)
         item["image"] = MetaTensor(item["label"][:1].float().expand(len(spec.channels), -1, -1, -1).clone())
         moves = {k: v for k, v in spec.augmentation.items() if not k.startswith("intensity")}
-        transform = random_transform(replace(spec, augmentation=moves), CROP).set_random_state(1)
+        transform = random_transform(spec.model_copy(update={"augmentation": moves}), CROP).set_random_state(
+            1
+        )
         for _ in range(5):
             out = transform(item)
             assert ((out["image"][0] > 0.5) != (out["label"][0] > 0)).float().mean() < 0.005
 
 
-def test_ct_turns_about_the_last_axis_by_six_degrees_at_most():
+def test_ct_is_rotated_about_the_last_axis_by_at_most_six_degrees():
     item = prepared(AMOS, CROP)
-    turn = replace(AMOS, augmentation={"rotation_degrees": 6})
+    turn = AMOS.model_copy(update={"augmentation": {"rotation_degrees": 6}})
     ramp = torch.arange(1.0, CROP[2] + 1).expand(1, *CROP)
     out = random_transform(turn, CROP).set_random_state(3)(item | {"image": MetaTensor(ramp.clone())})
     assert torch.allclose(out["image"][:, 6:-6, 5:-5], ramp[:, 6:-6, 5:-5], atol=1e-4)  # z stays z
@@ -234,7 +243,7 @@ def test_ct_turns_about_the_last_axis_by_six_degrees_at_most():
     assert 4 < np.abs(angles).max() <= 6.01
 
 
-def test_heart_mr_and_brain_change_intensities_and_heart_is_never_flipped():
+def test_heart_mr_is_scaled_and_shifted_but_never_flipped():
     item = prepared(HEART, CROP)
     transform = random_transform(HEART, CROP).set_random_state(0)
     source = item["image"].as_tensor()
@@ -246,10 +255,10 @@ def test_heart_mr_and_brain_change_intensities_and_heart_is_never_flipped():
         assert 0.9 <= scale <= 1.1 and abs(shift) <= 0.1001
         assert torch.allclose(out, source * scale + shift, atol=1e-4)
         seen.add((abs(scale - 1) > 1e-4, abs(shift) > 1e-4))
-    assert len(seen) == 4  # each with its own chance of one half
+    assert len(seen) == 4  # independent, each with probability one half
 
 
-def test_both_parts_can_be_sent_to_a_worker():
+def test_transforms_can_be_sent_to_a_worker():
     for spec in (AMOS, BRAIN):
         pickle.loads(pickle.dumps([prepare_transform(spec), random_transform(spec, CROP)]))
 
@@ -261,5 +270,5 @@ def test_native_loading_keeps_the_codes_and_the_grid(tmp_path):
     assert np.array_equal(native["label"][0].numpy(), label_of(HEART))
     assert np.allclose(native["image"].affine, OBLIQUE, atol=1e-5)
     save(files["label"], label_of(HEART), STRAIGHT)
-    with pytest.raises(BipvlError, match=r"label.nii.gz lies elsewhere"):
+    with pytest.raises(BipvlError, match=r"label.nii.gz: is not on the grid of its image"):
         load_native(Case("mr_train_1001", files["image"], files["label"]))

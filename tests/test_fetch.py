@@ -1,4 +1,4 @@
-"""Public data: a download that goes on, a checksum that is held, a folder that is whole or absent."""
+"""Public data: downloads resume, checksums are verified, folders appear atomically."""
 
 import hashlib
 import tarfile
@@ -19,13 +19,13 @@ from bipvl.data.spec import load_spec
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Understands ranges; after ``breaks_off`` bytes of an answer it falls silent."""
+    """A server that understands ranges and stops after ``limit`` bytes of an answer."""
 
-    breaks_off: int | None = None
-    asked: list[str | None]
+    limit: int | None = None
+    requests: list[str | None]
 
     def do_GET(self):
-        type(self).asked.append(self.headers["Range"])
+        type(self).requests.append(self.headers["Range"])
         content = Path(self.translate_path(self.path)).read_bytes()
         start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         if start >= len(content):
@@ -34,7 +34,7 @@ class Server(SimpleHTTPRequestHandler):
         self.send_response(206 if self.headers["Range"] else 200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start:][: type(self).breaks_off])
+        self.wfile.write(content[start:][: type(self).limit])
 
     def log_message(self, *_):
         pass
@@ -43,7 +43,7 @@ class Server(SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path):
     class Own(Server):
-        asked: ClassVar = []
+        requests: ClassVar = []
 
     (tmp_path / "site").mkdir()
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Own, directory=tmp_path / "site"))
@@ -56,7 +56,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def archive(tmp_path, server):
-    """A tiny archive on the server, and its MD5."""
+    """The MD5 of a tiny archive on the server."""
     inside = tmp_path / "made" / "Task" / "imagesTr"
     inside.mkdir(parents=True)
     (inside / "scan.nii.gz").write_bytes(bytes(range(256)) * 100)
@@ -73,90 +73,92 @@ def visible(folder):
     return sorted(path.name for path in folder.glob("[!.]*"))
 
 
-def test_an_archive_is_fetched_and_unpacked_once(tmp_path, server, archive):
+def test_an_archive_is_downloaded_and_unpacked_once(tmp_path, server, archive):
     folder = get(server, archive, tmp_path)
     assert (folder / "imagesTr/scan.nii.gz").read_bytes() == bytes(range(256)) * 100
     assert get(server, archive, tmp_path) == folder
-    assert server.asked == [None]
+    assert server.requests == [None]
 
 
-def test_a_broken_download_goes_on_where_it_was(tmp_path, server, archive):
-    server.breaks_off = 1000
+def test_an_interrupted_download_resumes(tmp_path, server, archive):
+    server.limit = 1000
     with pytest.raises(
-        BipvlError, match=r"Task\.tar did not come whole \(1000 of \d+ bytes came\); give the same"
+        BipvlError, match=r"Task\.tar: incomplete download \(1000 of \d+ bytes received\); run the same"
     ):
         get(server, archive, tmp_path)
     assert visible(tmp_path / "data") == ["Task.tar.part"]
-    server.breaks_off = None
+    server.limit = None
     assert (get(server, archive, tmp_path) / "imagesTr/scan.nii.gz").is_file()
-    assert server.asked == [None, "bytes=1000-"]
+    assert server.requests == [None, "bytes=1000-"]
     assert visible(tmp_path / "data") == ["Task", "Task.tar"]
 
 
-def test_a_download_that_was_whole_but_not_named_so_is_not_fetched_again(tmp_path, server, archive):
+def test_a_complete_part_file_is_not_downloaded_again(tmp_path, server, archive):
     (tmp_path / "data").mkdir()
     whole = (tmp_path / "site" / "Task.tar").read_bytes()
     (tmp_path / "data" / "Task.tar.part").write_bytes(whole)
     assert get(server, archive, tmp_path).is_dir()
-    assert server.asked == [f"bytes={len(whole)}-"]
+    assert server.requests == [f"bytes={len(whole)}-"]
 
 
-def test_a_whole_archive_is_unpacked_without_the_server(tmp_path, server, archive):
+def test_a_complete_archive_is_unpacked_without_the_server(tmp_path, server, archive):
     (tmp_path / "data").mkdir()
     (tmp_path / "site" / "Task.tar").rename(tmp_path / "data" / "Task.tar")
     assert get(server, archive, tmp_path).is_dir()
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_a_wrong_checksum_is_told_and_nothing_is_unpacked(tmp_path, server, archive):
-    with pytest.raises(BipvlError, match=rf"Task\.tar has the MD5 {archive}, but {'0' * 32} is published"):
+def test_a_wrong_checksum_is_reported_and_nothing_is_unpacked(tmp_path, server, archive):
+    with pytest.raises(
+        BipvlError, match=rf"Task\.tar: is damaged: its MD5 is {archive} .* {'0' * 32}; delete"
+    ):
         get(server, "0" * 32, tmp_path)
     assert visible(tmp_path / "data") == ["Task.tar"]
 
 
 @pytest.mark.parametrize("content", ["no archive", "another folder", "a member outside"])
-def test_an_archive_that_is_none_of_ours_leaves_nothing(tmp_path, server, content):
+def test_a_wrong_archive_leaves_nothing_behind(tmp_path, server, content):
     path = tmp_path / "site" / "Task.tar"
     path.write_bytes(b"none")
     if content != "no archive":
         with tarfile.open(path, "w") as tar:
             tar.add(__file__, "Other/a.py" if content == "another folder" else "../a.py")
-    with pytest.raises(BipvlError, match=r"Task\.tar (cannot be unpacked|does not hold the folder Task)"):
+    with pytest.raises(BipvlError, match=r"Task\.tar: (cannot be unpacked|does not hold the folder Task)"):
         get(server, hashlib.md5(path.read_bytes()).hexdigest(), tmp_path)
     assert visible(tmp_path / "data") == ["Task.tar"] and not (tmp_path / "a.py").exists()
 
 
-def test_an_address_that_does_not_answer_is_told(tmp_path):
-    with pytest.raises(BipvlError, match=r"nothing\.tar did not come whole"):
+def test_an_address_that_does_not_answer_is_reported(tmp_path):
+    with pytest.raises(BipvlError, match=r"nothing\.tar: incomplete download"):
         fetch_archive((tmp_path / "nothing.tar").as_uri(), "0", tmp_path / "Task", progress=False)
 
 
-def test_a_file_address_serves_too(tmp_path, server, archive):
+def test_a_file_address_works_too(tmp_path, server, archive):
     url = (tmp_path / "site" / "Task.tar").as_uri()
     assert fetch_archive(url, archive, tmp_path / "data" / "Task", progress=False).is_dir()
 
 
-def test_brain_comes_from_monais_address_with_monais_checksum(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(fetch, "fetch_archive", lambda *words, **_: asked.append(words) or words[2])
+def test_brain_is_downloaded_by_monais_address_and_checksum(tmp_path, monkeypatch):
+    requests = []
+    monkeypatch.setattr(fetch, "fetch_archive", lambda *words, **_: requests.append(words) or words[2])
     result = CliRunner().invoke(app, ["fetch", "msd_brain", "--data-root", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    ((url, md5, folder),) = asked
+    ((url, md5, folder),) = requests
     assert url.endswith("/Task01_BrainTumour.tar") and len(md5) == 32
     assert folder == tmp_path / load_spec("msd_brain").folder
-    assert "MSD Task01 (brain tumour MR): 484 cases, no fault" in result.output
+    assert "MSD Task01 (brain tumour MR): 484 cases, no issues" in result.output
 
 
 @pytest.mark.parametrize("name", ["amos22", "mmwhs_ct", "mmwhs_mr"])
-def test_the_steps_lead_to_the_folder_that_the_dataset_is_read_from(tmp_path, name):
+def test_the_instructions_name_the_data_sets_folder(tmp_path, name):
     result = CliRunner().invoke(app, ["fetch", name, "--data-root", str(tmp_path)])
     assert result.exit_code == 0
     assert f"{tmp_path}/{load_spec(name).folder}" in result.output
-    assert f"{load_spec(name).title}: {fetch.CASES[name]} cases, no fault" in result.output
-    with pytest.raises(BipvlError, match=r"must be fetched by hand"):
+    assert f"{load_spec(name).title}: {fetch.CASES[name]} cases, no issues" in result.output
+    with pytest.raises(BipvlError, match=r"must be downloaded by hand; follow: bipvl fetch"):
         fetch.fetch(name, tmp_path)
 
 
-def test_another_name_lists_the_near_ones():
+def test_an_unknown_name_lists_the_nearest():
     result = CliRunner().invoke(app, ["fetch", "amos", "--data-root", "."])
     assert result.exit_code == 1 and "amos22" in result.stderr

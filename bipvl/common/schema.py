@@ -86,6 +86,8 @@ def _as_error(model: type[BaseModel], error: Mapping[str, Any], content: Any) ->
         problem, _, fix = str(error["ctx"]["error"]).partition("; ")
         return BipvlError(f"'{key}' {problem}" if key else problem, fix or "correct it")
     expected = place.expected or error["msg"].removeprefix("Input should be ")
+    if error["type"] == "model_type" and not place.expected:
+        expected = "a mapping of keys to values"
     return BipvlError(f"'{key}' is {reprlib.repr(place.value)}", f"it must be {expected}")
 
 
