@@ -1,13 +1,14 @@
-"""Where the public release (December 2025) departs from the paper, proven on this package's own code.
+"""Eighteen findings on the public release (December 2025), measured on this package's own code.
 
-Eighteen rows: what the released code does, what is right, and the difference, measured. ``proofs()`` gives
-all as a table, ``prove(row)`` one of them with its bare numbers. Nothing of the authors' code is run or
-contained; the preset ``released`` computes what theirs computes (``bipvl.model.deviations``).
+Each row of ``findings()`` states what the released code does, what is correct, and the measured difference;
+``measure(row)`` returns one row with its numbers. None of the authors' code is run or contained here: the
+preset ``released`` (``bipvl.model.deviations``) reproduces its behaviour.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,47 +16,47 @@ import torch
 from bipvl.analysis.tables import markdown
 
 from . import data, network, objective, practice, schedule
-from .finding import COLUMNS, Proof
+from .finding import COLUMNS, Finding
 
-__all__ = ["ROWS", "Proof", "proofs", "prove", "table_markdown"]
+__all__ = ["ROWS", "Finding", "findings", "measure", "table_markdown"]
 
-ROWS: dict[int, Callable[[], Proof]] = {
-    1: network.fusion_never_trained,
+ROWS: dict[int, Callable[[], dict[str, Any]]] = {
+    1: network.untrained_fusion,
     2: network.decoder_before_fusion,
-    3: network.concepts_never_fused,
-    4: network.fusion_erases_text,
-    5: network.order_of_prompts,
-    6: network.padding_attended,
+    3: network.unfused_concepts,
+    4: network.erased_text,
+    5: network.prompt_order,
+    6: network.attended_padding,
     7: objective.easy_negatives,
     8: objective.weights_over_classes,
-    9: data.numeric_order_of_codes,
+    9: data.numeric_code_order,
     10: data.wrong_enhancing_label,
-    11: objective.background_row_kept,
-    12: schedule.rate_by_iteration,
+    11: objective.background_row,
+    12: schedule.schedule_by_iteration,
     13: objective.doubled_penalty,
-    14: data.scores_that_mislead,
-    15: data.nobody_knows_the_cases,
-    16: practice.prompts_read_again,
+    14: data.misleading_scores,
+    15: data.unrecorded_cases,
+    16: practice.repeated_text_work,
     17: practice.other_settings,
-    18: practice.installable,
+    18: practice.installation,
 }
-"""What measures each row."""
+"""Row → function that measures its numbers."""
 
 
 @cache
-def prove(row: int) -> Proof:
-    """Measure one row, 1 to 18; the caller's random numbers are left alone."""
+def measure(row: int) -> Finding:
+    """Measure one row, 1 to 18, without changing the caller's random state."""
     with torch.random.fork_rng():
         torch.manual_seed(row)
-        return ROWS[row]()
+        return Finding.fill(row, ROWS[row]())
 
 
-def proofs() -> pd.DataFrame:
-    """All rows as a table: columns row, what, released, right, difference, quoted, shown_on."""
-    return pd.DataFrame([asdict(prove(row)) for row in ROWS])[list(COLUMNS)]
+def findings() -> pd.DataFrame:
+    """All rows: columns row, what, released, right, difference, quoted, shown_on."""
+    return pd.DataFrame([asdict(measure(row)) for row in ROWS])[list(COLUMNS)]
 
 
 def table_markdown(table: pd.DataFrame) -> str:
-    """Markdown of ``proofs()``."""
+    """Markdown of ``findings()``."""
     header = [COLUMNS[name] for name in table]
     return markdown(header, table.astype(str).values.tolist(), words=len(header))

@@ -4,6 +4,7 @@ import json
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import monai
 import numpy as np
@@ -25,38 +26,30 @@ from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import make_split, read_split, write_split
 from bipvl.engine.metrics import class_masks, dice_scores, score_case
-from bipvl.engine.predict import to_grid
+from bipvl.engine.scan_grid import labels_on_grid
 
-from .finding import Proof, yes_no
-
-ENHANCING_IN_RELEASE = 2
+RELEASED_ENHANCING = 2
+"""The label that the release uses as the enhancing tumour."""
 SPACING = (1.5, 1.5, 2.0)
 """Of the prepared CT, mm."""
 
 
-def numeric_order_of_codes() -> Proof:
-    """Row 9: which structure becomes which class, against the prompt row of that class."""
+def numeric_code_order() -> dict[str, Any]:
+    """Row 9: which structure becomes which class, compared with the prompt row of that class."""
     rows = heart_codes()
-    wrong = [(prompt, theirs) for prompt, _, theirs in rows if prompt != theirs]
-    right = [prompt == ours for prompt, ours, _ in rows]
-    return Proof(
-        row=9,
-        what="MM-WHS label codes become classes in numeric order; the prompt rows have another order",
-        released=f"{len(wrong)} of {len(rows)} classes meet another structure's text: "
-        + "; ".join(f"{theirs} ← “{prompt}”" for prompt, theirs in wrong),
-        right=f"{sum(right)} of {len(rows)} classes meet their own: codes are mapped in the order that the "
-        "data set's YAML shares with the prompt rows, and a title without its class's name is refused",
-        difference="the alignment teaches a text to mean another part of the heart",
-        quoted="four of seven classes",
-        shown_on="bipvl's MM-WHS spec, prompts and label reader; exact",
-        measured={"wrong_released": len(wrong), "right": sum(right), "classes": len(rows)},
-    )
+    wrong = [f"{theirs} ← “{prompt}”" for prompt, _, theirs in rows if prompt != theirs]
+    return {
+        "wrong_released": len(wrong),
+        "mismatches": "; ".join(wrong),
+        "right": sum(prompt == ours for prompt, ours, _ in rows),
+        "classes": len(rows),
+    }
 
 
 def heart_codes() -> list[tuple[str, str, str]]:
-    """For each class: whose prompt it has, what bipvl puts there, and what numeric order does."""
+    """For each class: the structure in its prompt, in bipvl's labels, and in numeric order."""
     spec = load_spec("mmwhs_ct")
-    names = {c.codes[0]: c.name for c in spec.classes}  # without the stray 421
+    names = {c.codes[0]: c.name for c in spec.classes}  # without the stray code 421
     codes = np.array(sorted(names))
     ours = encode(spec, codes.reshape(-1, 1, 1), "the list of codes").flatten()  # class index 1 … 7
     titles = [row["Title"].casefold() for row in default_prompts(spec).rows]
@@ -67,47 +60,33 @@ def heart_codes() -> list[tuple[str, str, str]]:
     ]
 
 
-def wrong_enhancing_label() -> Proof:
-    """Row 10: the label that is taken for the enhancing tumour."""
-    right, released, common = enhancing_dice()
-    return Proof(
-        row=10,
-        what=f"brain: label {ENHANCING_IN_RELEASE} is taken for the enhancing tumour",
-        released=f"its name in the data set is “{label_name(ENHANCING_IN_RELEASE)}”; a perfect segmentation "
-        f"of “ET” has Dice {released:.2f} with the enhancing tumour, {common} voxels in common",
-        right=f"“{label_name(3)}” is label 3: Dice {right:.2f}; a dataset.json that names the labels "
-        f"otherwise is refused: {yes_no(refuses_other_names())}",
-        difference="what is reported as ET is the non-enhancing part",
-        shown_on="a tumour of nested balls in the data set's codes; exact",
-        measured={
-            "dice_released": released,
-            "dice_right": right,
-            "common": common,
-            "other_names_refused": refuses_other_names(),
-        },
-    )
-
-
-def label_name(code: int) -> str:
-    """A code's name in MSD's own list."""
-    return load_spec("msd_brain").code_names[code][0]
-
-
-def enhancing_dice() -> tuple[float, float, int]:
-    """Dice of ET as bipvl and as the release takes it with label 3; voxels that the latter has in common."""
-    far = np.linalg.norm(np.indices((32, 32, 32)) - 15.5, axis=0)
-    codes = np.select([far < 5, far < 8, far < 13], [2, 3, 1])  # a dark core, its bright rim, edema
+def wrong_enhancing_label() -> dict[str, Any]:
+    """Row 10: the label used as the enhancing tumour (Dice of a perfect segmentation, voxels in common)."""
     spec = load_spec("msd_brain")
+    radius = np.linalg.norm(np.indices((32, 32, 32)) - 15.5, axis=0)
+    codes = np.select([radius < 5, radius < 8, radius < 13], [2, 3, 1])  # a core, its bright rim, edema
     row = [c.name for c in spec.classes].index("enhancing tumour")
     true = torch.from_numpy(codes == 3)
     ours = torch.from_numpy(encode(spec, codes, "the tumour")[row] > 0)
-    theirs = torch.from_numpy(codes == ENHANCING_IN_RELEASE)
-    right, released = (float(dice_scores(mask[None], true[None])) for mask in (ours, theirs))
-    return right, released, int((theirs & true).sum())
+    theirs = torch.from_numpy(codes == RELEASED_ENHANCING)
+    return {
+        "label": RELEASED_ENHANCING,
+        "label_name": label_name(RELEASED_ENHANCING),
+        "right_name": label_name(3),
+        "dice_released": float(dice_scores(theirs[None], true[None])),
+        "dice_right": float(dice_scores(ours[None], true[None])),
+        "common": int((theirs & true).sum()),
+        "other_names_refused": refuses_other_names(),
+    }
+
+
+def label_name(code: int) -> str:
+    """The name of a code in MSD's own list."""
+    return load_spec("msd_brain").code_names[code][0]
 
 
 def refuses_other_names() -> bool:
-    """Whether a dataset.json that calls label 2 enhancing is told to be wrong."""
+    """Whether a dataset.json that calls label 2 enhancing is refused."""
     spec = load_spec("msd_brain")
     labels = {"1": label_name(1), "2": label_name(3), "3": label_name(2)}
     with tempfile.TemporaryDirectory() as root:
@@ -121,28 +100,14 @@ def refuses_other_names() -> bool:
     return False
 
 
-def scores_that_mislead() -> Proof:
-    """Row 14: distances in voxels, missed classes that vanish, scores on another grid."""
-    found = distances() | average_with_background() | scores_by_grid()
-    return Proof(
-        row=14,
-        what="HD95 and surface Dice get no spacing; a missed class drops out; scores on the resampled "
-        "grid; “ASD” is surface Dice; validation Dice counts the background",
-        released=f"a kidney 3 slices off: HD95 {found['hd95_voxels']:.1f}; the mean of spleen and kidney is "
-        f"{found['mean_released']:.1f}, and {found['mean_missed_released']:.1f} once the kidney is missed "
-        f"altogether; “ASD” {found['nsd']:.2f}; Dice {found['dice_with_background']:.3f} with background; a "
-        f"flawless result on the working grid: Dice {found['dice_working_grid']:.2f}",
-        right=f"HD95 {found['hd95_mm']:.1f} mm; mean {found['mean_right']:.1f} mm, "
-        f"{found['mean_missed_right']:.1f} mm once it is missed (the volume's diagonal, flagged); the "
-        f"average surface distance is {found['asd_mm']:.2f} mm; Dice {found['dice_classes']:.3f} of the "
-        f"classes; on the scan's own grid {found['dice_own_grid']:.2f}",
-        difference="numbers without unit, and a missed organ improves the mean",
-        quoted="3.0 where 6.0 mm is true; a missed organ improves the mean",
-        shown_on=f"made-up masks, MONAI's metrics and `engine.metrics`; exact. (MONAI {monai.__version__} "
-        f"gives a missed class the HD95 {found['missed_hd95']} and the surface Dice {found['missed_nsd']}: "
-        "only the first drops out.)",
-        measured=found,
-    )
+def misleading_scores() -> dict[str, Any]:
+    """Row 14: distances in voxels, skipped missed classes, scores on another grid."""
+    return {
+        **distances(),
+        **average_with_background(),
+        **scores_by_grid(),
+        "monai": monai.__version__,
+    }
 
 
 def two_organs() -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +122,7 @@ def two_organs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def distances() -> dict[str, float]:
-    """HD95 of the kidney and of both organs' mean, in voxels as released and in mm; a missed kidney."""
+    """Surface distances of the kidney and the mean of both organs: in voxels as released, and in mm."""
     spec = load_spec("amos22")
     truth, result, missed = two_organs()
 
@@ -165,9 +130,8 @@ def distances() -> dict[str, float]:
         return class_masks(labels, spec)[None, :2].float()
 
     def released(labels: Tensor) -> Tensor:
-        return compute_hausdorff_distance(
-            masks(labels), masks(truth), percentile=95, include_background=True
-        )[0]
+        pair = masks(labels), masks(truth)
+        return compute_hausdorff_distance(*pair, percentile=95, include_background=True)[0]
 
     def right(labels: Tensor) -> list[float]:
         return [s.value for s in score_case(labels, truth, spec, SPACING) if s.metric == "hd95_mm"]
@@ -176,7 +140,9 @@ def distances() -> dict[str, float]:
     nothing = masks(missed)[:, 1:], masks(truth)[:, 1:]
     tolerance = {"class_thresholds": [spec.nsd_tolerance]}
     options = {"include_background": True, "spacing": list(SPACING)}
-    with warnings.catch_warnings(action="ignore"):  # MONAI warns of the missed class, the point here
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # MONAI warns about the missed class, which is intended here
         return {
             "hd95_voxels": float(released(result)[1]),
             "hd95_mm": right(result)[1],
@@ -195,14 +161,14 @@ def average_with_background() -> dict[str, float]:
     """Mean Dice of background, spleen and kidney, and of the two organs."""
     truth, result, _ = two_organs()
     pair = [F.one_hot(labels.long(), 3).movedim(-1, 1) for labels in (result, truth)]
-    with_background, classes = (
-        float(compute_dice(*pair, include_background=background).mean()) for background in (True, False)
-    )
-    return {"dice_with_background": with_background, "dice_classes": classes}
+    return {
+        "dice_with_background": float(compute_dice(*pair, include_background=True).mean()),
+        "dice_classes": float(compute_dice(*pair, include_background=False).mean()),
+    }
 
 
 def scores_by_grid() -> dict[str, float]:
-    """A flawless result on a 2 mm working grid: its Dice there, and on the scan's grid of 1 mm.
+    """Dice of a perfect result on a 2 mm working grid: there, and on the scan's 1 mm grid.
 
     The organ is 4 mm thick.
     """
@@ -211,51 +177,33 @@ def scores_by_grid() -> dict[str, float]:
     coarse = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
     working = scan[:, ::2, ::2, ::2]
     logits = 20 * F.one_hot(working[0].long(), 2).movedim(-1, 0).float()
-    own = to_grid(logits, coarse, torch.eye(4), scan.shape[1:], overlapping=False)
-    here = working > 0
+    on_scan = labels_on_grid(logits.softmax(0), coarse, torch.eye(4), scan.shape[1:], overlapping=False)
     return {
-        "dice_working_grid": float(dice_scores(logits.argmax(0, keepdim=True) > 0, here)),
-        "dice_own_grid": float(dice_scores(own > 0, scan > 0)),
+        "dice_working_grid": float(dice_scores(logits.argmax(0, keepdim=True) > 0, working > 0)),
+        "dice_own_grid": float(dice_scores(on_scan > 0, scan > 0)),
     }
 
 
-def nobody_knows_the_cases() -> Proof:
+def unrecorded_cases() -> dict[str, Any]:
     """Row 15: what a written split and crops by number guarantee."""
-    found = split_facts() | crop_facts()
-    return Proof(
-        row=15,
-        what="no case list is written; `cudnn.benchmark` beside the seed; brain: five cases only, "
-        "augmentations drawn once, validation with training transforms",
-        released=f"(illustrated) the same seed on the same {found['cases']} cases listed in another order: "
-        f"{found['common_by_seed']} of {found['test_cases']} test cases in common; crops drawn once: the "
-        "second epoch repeats the first",
-        right=f"split.json names every case: {found['common_written']} of {found['test_cases']} in common "
-        "whatever the order of the listing, and one case in two parts is refused: "
-        f"{yes_no(found['double_refused'])}; crop i is a function of (seed, i): asked for again, alone or "
-        f"out of order, it is equal: {yes_no(found['crops_equal'])}; the next epoch's differ: "
-        f"{yes_no(found['epochs_differ'])}; `cudnn.benchmark` is "
-        f"{'on' if torch.backends.cudnn.benchmark else 'off'}",
-        difference="nobody can know which cases a number of the release stands on",
-        shown_on="bipvl's splits and crops; the release's habits were read, not run",
-        measured=found | {"benchmark": torch.backends.cudnn.benchmark},
-    )
+    return {**split_facts(), **crop_facts(), "benchmark": torch.backends.cudnn.benchmark}
 
 
-def split_facts(seed: int = 42) -> dict[str, float]:
-    """Test cases in common when 20 cases are listed in two orders: by seed alone, by a written split."""
+def split_facts(seed: int = 42) -> dict[str, Any]:
+    """Test cases in common for two listing orders of 20 cases: by the seed alone, by a written split."""
     spec = load_spec("mmwhs_ct")
     names = [f"ct_train_{1001 + i}" for i in range(20)]
     cases = [Case(name, Path(name), Path(name), position=i) for i, name in enumerate(names)]
     split = make_split(spec, cases, seed)
     by_seed = []
-    for listing in (names, names[::-1]):  # as two file systems may list one folder
+    for listing in (names, names[::-1]):  # two file systems may list one folder in different orders
         drawn = np.random.RandomState(seed).permutation(listing)
         by_seed.append({*drawn[: len(split.test)]})
     redrawn = make_split(spec, cases[::-1], seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "split.json")
         write_split(split, path)
-        again = read_split(path, cases[::-1])
+        read = read_split(path, cases[::-1])
         write_split(type(split)(spec.name, seed, split.train, split.train[:1], split.test), path)
         try:
             read_split(path, cases)
@@ -266,13 +214,13 @@ def split_facts(seed: int = 42) -> dict[str, float]:
         "cases": len(cases),
         "test_cases": len(split.test),
         "common_by_seed": len(by_seed[0] & by_seed[1]),
-        "common_written": len({*split.test} & {*again.test} & {*redrawn.test}),
+        "common_written": len({*split.test} & {*read.test} & {*redrawn.test}),
         "double_refused": refused,
     }
 
 
 def crop_facts() -> dict[str, bool]:
-    """Whether crops are equal in whatever order they are asked for, and differ from epoch to epoch."""
+    """Whether crops are equal in any order of access and differ between epochs."""
     random = torch.Generator().manual_seed(0)
     cases = [
         {

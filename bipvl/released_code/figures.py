@@ -1,4 +1,4 @@
-"""Figures of the rows that a curve tells better than a number."""
+"""Figures for the rows that a curve shows better than a number."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ PRESETS = {"after, as released": (("erasing_fusion",), RELEASED), "after, preset
 
 
 def draw_token_cosines() -> Figure:
-    """Row 4: how alike the text tokens are before and after an untrained BiFusion."""
+    """Row 4: similarity of the text tokens before and after an untrained BiFusion."""
     bins = np.linspace(-0.2, 1.0, 61)
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 2.4))
@@ -33,7 +33,7 @@ def draw_token_cosines() -> Figure:
 
 
 def draw_learning_rates(rates: pd.DataFrame) -> Figure:
-    """Row 12: columns step, release, release_s, right of ``schedule.Course.rates``."""
+    """Row 12: the learning rates in ``schedule.Course.rates``."""
     lines = {
         "network, as released": ("release", RELEASED, "-"),
         "loss weights $s_i$, as released": ("release_s", "black", "--"),
@@ -46,7 +46,7 @@ def draw_learning_rates(rates: pd.DataFrame) -> Figure:
             axes.plot(rates["step"], rates[column], color=colour, ls=line, label=label)
         axes.set(xlabel=f"Training step (MM-WHS: {T_MAX} epochs are {len(rates):,})", ylabel="Learning rate")
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
-        axes.set_ylim(bottom=-0.03 * rates["right"].max())  # a rate of 0 is to be seen
+        axes.set_ylim(bottom=-0.03 * rates["right"].max())  # so that a rate of 0 is visible
         axes.margins(x=0.01)
         axes.grid()
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)

@@ -1,32 +1,39 @@
-"""What a proof is: one row of the table of departures, with its numbers."""
+"""One finding: a deviation of the released code, its texts and its measured numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from bipvl.common.schema import read_yaml
 
 COLUMNS = {
     "row": "Row",
     "what": "What the released code does",
     "released": "Released behaviour (measured here)",
-    "right": "The right one (measured here)",
+    "right": "Correct behaviour (measured here)",
     "difference": "Difference",
     "quoted": "Seen on the authors' own network or files (quoted)",
     "shown_on": "Shown on",
 }
-"""Fields of a proof → heads of the table."""
+"""Field of a finding → column header."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
-    """One departure of the public release (December 2025), measured on this package's own code.
+class Finding:
+    """One deviation of the public release (December 2025), measured on this package's own code.
 
     Attributes:
         row: its number in the table.
         what: what the released code does.
-        released, right: the two behaviours, in words with the measured numbers.
-        difference: what follows from it.
-        shown_on: what it was measured on, and how far that reaches.
+        released: the released behaviour, with measured numbers.
+        right: the correct behaviour, with measured numbers.
+        difference: the consequence.
+        shown_on: what was measured, and how far the result applies.
         quoted: effect seen when the public release was probed; not computed here.
-        measured: the bare numbers, by name; what the words above are made of and what assertions check.
+        measured: the numbers by name, from which the texts are filled and which the tests check.
     """
 
     row: int
@@ -36,24 +43,31 @@ class Proof:
     difference: str
     shown_on: str
     quoted: str = "–"
-    measured: Mapping[str, float]
+    measured: Mapping[str, Any]
+
+    @classmethod
+    def fill(cls, row: int, measured: Mapping[str, Any]) -> "Finding":
+        """The finding of a row: its texts in ``findings.yaml`` with the measured numbers filled in."""
+        filled = {name: _Numbers().vformat(text, (), measured) for name, text in _texts()[row].items()}
+        return cls(row=row, measured=measured, **filled)
 
     def _repr_markdown_(self) -> str:
-        """How a notebook shows it: one line a field."""
-        lines = [f"| {COLUMNS[name]} | {getattr(self, name)} |" for name in list(COLUMNS)[1:]]
+        """One table row per field, for notebooks."""
+        lines = [f"| {title} | {getattr(self, name)} |" for name, title in list(COLUMNS.items())[1:]]
         return "\n".join(["| | |", "|:--|:--|", *lines])
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """A share of one as percent."""
-    return f"{100 * share:.{digits}f} %"
+class _Numbers(Formatter):
+    """Formats facts as yes or no, percentages with a space, and numbers with a true minus sign."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        text = super().format_field(value, format_spec)
+        return text if isinstance(value, str) else text.replace("%", " %").replace("-", "−")
 
 
-def yes_no(fact: float) -> str:
-    """A fact as a word."""
-    return "yes" if fact else "no"
-
-
-def signed(value: float, form: str) -> str:
-    """A number with a true minus sign."""
-    return format(value, form).replace("-", "−")
+@cache
+def _texts() -> dict[int, dict[str, str]]:
+    """Row → field → text with the names of numbers in braces."""
+    return read_yaml(Path(__file__).with_name("findings.yaml"))

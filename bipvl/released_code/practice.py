@@ -1,4 +1,4 @@
-"""Rows 16, 17 and 18: what it costs, where it runs, whether it can be installed."""
+"""Rows 16, 17 and 18: cost, supported settings, installation."""
 
 import ast
 import importlib
@@ -19,50 +19,31 @@ from bipvl.engine.predict import make_predictor, predict_volume
 from bipvl.engine.variants import get_variant
 from bipvl.model.text import load_backbone
 
-from .finding import Proof
 from .tiny import TEXT, network, quiet, texts, tokens, volume
 
 SCAN, CROP, OVERLAP = (240, 240, 200), (96, 96, 96), 0.75
 FULL_TEXT = TEXT | {"num_hidden_layers": 12}
 FULL_VISION = {"depths": (1, 1, 1, 1), "num_heads": (2, 4, 4, 4)}
-"""Twelve text layers over four stages, as in the paper: what is counted does not depend on widths."""
+"""Twelve text layers over four stages, as in the paper: the counts do not depend on widths."""
 
 
-def prompts_read_again() -> Proof:
-    """Row 16: the share of a forward that depends on the prompts alone."""
+def repeated_text_work() -> dict[str, Any]:
+    """Row 16: the work per forward pass that depends on the prompts alone."""
     windows = windows_of(SCAN)
     released, right = count_text_work("released", windows), count_text_work("paper", windows)
-    return Proof(
-        row=16,
-        what="prompts are re-read, re-tokenised and re-encoded at every forward, also for every window; an "
-        "unused output head at each call; query, key and value computed twice",
-        released=f"a scan of {' × '.join(map(str, SCAN))} voxels has {windows} windows at overlap "
-        f"{OVERLAP}; {released['passes']:.0f} text passes of {len(texts())} sequences a forward; for the "
-        f"scan {released['tokenised']:,.0f} tokeniser calls and {released['layers']:,.0f} sequences through "
-        "a text layer",
-        right="tokens, the text layers below the first fusion and its first queries are computed once: "
-        f"{right['tokenised']:,.0f} tokeniser calls, {right['layers']:,.0f} sequences through a layer (the "
-        "layers that have met the image must run for each window)",
-        difference=f"{released['layers'] / right['layers']:.0f} times the text work a scan; the paper's "
-        "preset also holds title and concepts in one sequence",
-        quoted="294 windows, 7 passes; 96³, AMOS prompts, 2 CPU cores: forward 44.1 s, of which concept "
-        "passes 12.1 and full text 7.9, MONAI's SwinUNETR-V2 alone 13.9 s; training step 108.7 s and 14.8 "
-        "GB against 43.8 s and 4.9 GB",
-        shown_on="counted in a network of 12 text layers and 4 stages with the heart's prompts; our preset "
-        "`released` computes the same seven passes in two batches, and has neither the unused head nor the "
-        "double projections",
-        measured={
-            "windows": windows,
-            "passes": released["passes"],
-            **{f"{name}_released": value for name, value in released.items()},
-            **{f"{name}_right": value for name, value in right.items()},
-            "ratio": released["layers"] / right["layers"],
-        },
-    )
+    return {
+        "scan": " × ".join(map(str, SCAN)),
+        "overlap": OVERLAP,
+        "texts": len(texts()),
+        "windows": windows,
+        **{f"{name}_released": value for name, value in released.items()},
+        **{f"{name}_right": value for name, value in right.items()},
+        "ratio": released["layers"] / right["layers"],
+    }
 
 
 def windows_of(size: tuple[int, int, int]) -> int:
-    """How often inference calls the network for a scan: counted, with a network that does nothing."""
+    """Number of network calls for a scan, counted with a network that does nothing."""
     calls = []
 
     def predictor(window: Tensor) -> Tensor:
@@ -76,10 +57,10 @@ def windows_of(size: tuple[int, int, int]) -> int:
 
 @torch.no_grad()
 def count_text_work(preset: str, windows: int) -> dict[str, float]:
-    """Text passes of a forward, and tokeniser calls and sequences through a layer for so many windows.
+    """Text passes per forward, and tokeniser calls and sequences through a text layer for a whole scan.
 
-    Work that is done once and work for each window are counted apart, the latter on one window. The preset
-    ``released`` runs its whole forward.
+    Work done once and work per window are counted separately, the latter on one window. The preset
+    ``released`` repeats all work for each window.
     """
     model = network(preset, text_config=FULL_TEXT, **FULL_VISION)
     work = {"embedded": 0, "layers": 0}
@@ -106,30 +87,18 @@ def count_text_work(preset: str, windows: int) -> dict[str, float]:
     return total | {"passes": work["embedded"] / len(texts())}
 
 
-def other_settings() -> Proof:
-    """Row 17: other batches, crops, widths and text encoders; a checkpoint of another family."""
-    runs = {name: runs_with(**setting) for name, setting in SETTINGS.items()}
-    random, total, told = distilbert_as_bert()
-    return Proof(
-        row=17,
-        what="batch > 1, crop ≠ 96, feature size ≠ 48, CPU and the text encoder `bert` crash; a DistilBERT "
-        "checkpoint loads without an error",
-        released="a DistilBERT file under a BERT config, by transformers alone: a line in its log and no "
-        f"error, {random} of {total} tensors random (the crashes are not rebuilt in our preset)",
-        right=f"runs: {'; '.join(name for name, ok in runs.items() if ok)}; the DistilBERT file: {told}",
-        difference="other settings cannot be tried in the release, and a text encoder may be random "
-        "unnoticed",
-        quoted="204 of 207 tensors random",
-        shown_on="small networks on the CPU; the checkpoint: a random one of small width, 12 layers under "
-        "the config",
-        measured={
-            "runs": sum(runs.values()),
-            "settings": len(runs),
-            "random": random,
-            "tensors": total,
-            "told": bool(told),
-        },
-    )
+def other_settings() -> dict[str, Any]:
+    """Row 17: other batch sizes, crops, widths and text encoders; a checkpoint of another family."""
+    working = [name for name, setting in SETTINGS.items() if runs_with(**setting)]
+    random, tensors, refusal = distilbert_as_bert()
+    return {
+        "runs": len(working),
+        "working": "; ".join(working),
+        "settings": len(SETTINGS),
+        "random": random,
+        "tensors": tensors,
+        "refusal": refusal,
+    }
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -145,18 +114,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         }
     },
 }
-"""What is changed → of a small network with a BERT on the CPU."""
+"""Name → what differs from a small network with a BERT on the CPU."""
 
 
 @torch.no_grad()
 def runs_with(*, batch: int = 1, size: tuple[int, ...] = (24, 24, 16), **changes: Any) -> bool:
-    """Whether a network so changed gives finite logits of the image's shape."""
+    """Whether a network with these changes gives finite logits of the image's shape."""
     logits = network(**changes)(volume(batch, size=size), tokens()).logits
     return logits.shape == (batch, len(texts()) + 1, *size) and bool(logits.isfinite().all())
 
 
 def distilbert_as_bert() -> tuple[int, int, str]:
-    """Random and all tensors of a BERT that transformers makes of a DistilBERT file; what bipvl says."""
+    """A DistilBERT file loaded as BERT: random tensors and all tensors in transformers, and bipvl's error."""
     from transformers import AutoConfig, AutoModelForMaskedLM, BertForMaskedLM
 
     distilled = SETTINGS["DistilBERT"]["text_config"] | {"n_layers": 6}
@@ -168,32 +137,23 @@ def distilbert_as_bert() -> tuple[int, int, str]:
         Path(folder, "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
         try:
             load_backbone(folder)
-            told = ""
+            refusal = ""
         except BipvlError as error:
-            told = "`BipvlError`: " + str(error).replace(f" {folder}", "").partition(", and")[0]
-    return len(info["missing_keys"]), len(model.state_dict()), told
+            refusal = "`BipvlError`: " + error.problem.replace(f" {folder}", "").partition(", and")[0]
+    return len(info["missing_keys"]), len(model.state_dict()), refusal
 
 
-def installable() -> Proof:
-    """Row 18: what can be said of this package; the release's own faults cannot be run."""
-    modules, packages, private = import_everything(), declared_packages(), private_paths()
-    return Proof(
-        row=18,
-        what="a syntax error in the network's file, four network files and a patched inferer not shipped, "
-        "installation by copying into site-packages, requirements that do not resolve, private paths",
-        released="not run: it cannot be, as it stands; these faults were read in its files",
-        right=f"all {modules} modules of bipvl import; its {packages} declared dependencies are installed; "
-        f"{len(private)} private paths in its sources",
-        difference="the release cannot be run without repairs; this package imports whole and needs what "
-        "it declares",
-        quoted="23 private paths",
-        shown_on="this installation of bipvl; of the release nothing",
-        measured={"modules": modules, "packages": packages, "private_paths": len(private)},
-    )
+def installation() -> dict[str, Any]:
+    """Row 18: what can be checked of this package; the release's own defects cannot be run."""
+    return {
+        "modules": import_everything(),
+        "packages": declared_packages(),
+        "private_paths": len(private_paths()),
+    }
 
 
 def import_everything() -> int:
-    """Imports every module of the package; returns how many."""
+    """Import every module of the package and return their number."""
     names = [m.name for m in pkgutil.walk_packages(bipvl.__path__, "bipvl.")]
     for name in names:
         importlib.import_module(name)
@@ -201,8 +161,8 @@ def import_everything() -> int:
 
 
 def declared_packages() -> int:
-    """How many dependencies the installed package declares; raises where one is not installed."""
-    # Of several records of an installation the fullest: in a checkout an unfinished one may lie beside it.
+    """Number of core dependencies of the installed package; raises if one is not installed."""
+    # A checkout may contain a second, incomplete record of the installation: take the longest.
     lines = max((found.requires or [] for found in distributions(name="bipvl")), key=len, default=[])
     core = [line for line in lines if "extra ==" not in line]
     for line in core:
@@ -211,8 +171,8 @@ def declared_packages() -> int:
 
 
 def private_paths() -> list[str]:
-    """Texts in the package's sources that begin like a path of one machine."""
-    begins = re.compile(r"(?!/(proc|dev|etc|tmp)/)(/[\w.-]+){2,}|[A-Za-z]:\\|~/")  # but for any Linux's own
+    """Strings in the package's sources that start like a path of one machine."""
+    begins = re.compile(r"(?!/(proc|dev|etc|tmp)/)(/[\w.-]+){2,}|[A-Za-z]:\\|~/")  # except any Linux's own
     found = []
     for path in sorted(Path(bipvl.__path__[0]).rglob("*")):
         if path.suffix == ".py":

@@ -1,4 +1,4 @@
-"""What the proofs are measured on: small networks, the package's own prompts, random volumes."""
+"""What the findings are measured on: small networks, the package's own prompts, random volumes."""
 
 import math
 import zlib
@@ -14,7 +14,8 @@ from bipvl.data.spec import load_spec
 from bipvl.engine.variants import ALL_TERMS
 from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg
 from bipvl.model.losses import Objective
-from bipvl.model.text import PromptTokens, tokenize
+from bipvl.model.released import network_class, objective_class
+from bipvl.model.tokens import PromptTokens, tokenize
 
 DATASET = "mmwhs_ct"
 VISION = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4, "fusion_width": 32}
@@ -31,7 +32,7 @@ CROP = (24, 24, 16)
 
 
 class HashedWords:
-    """A tokenizer without a vocabulary: each word's number is its checksum; counts how often it is asked."""
+    """A tokenizer without a vocabulary: the id of a word is its checksum. Counts its calls."""
 
     pad_token_id, cls_token_id, sep_token_id = 0, 1, 2
 
@@ -44,12 +45,12 @@ class HashedWords:
 
 
 def texts(dataset: str = DATASET) -> list[list[str]]:
-    """The package's own prompts of a dataset: N classes, K + 1 texts each."""
+    """The package's prompts of a data set: N classes with K + 1 texts each."""
     return default_prompts(load_spec(dataset)).segments()
 
 
 def tokens(prompts: Sequence[Sequence[str]] | None = None) -> PromptTokens:
-    """Prompts (those of ``texts()`` if not given) as tokens of the small networks."""
+    """Prompts (by default those of ``texts()``) as tokens of the small networks."""
     return tokenize(HashedWords(), prompts or texts(), separate=True)
 
 
@@ -63,21 +64,21 @@ def network(preset: str | Sequence[str] = "paper", *, seed: int = 0, **changes: 
     settings = {"in_channels": 1, "num_classes": len(texts()), "text_config": TEXT, **VISION}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = BiPVLSeg(preset=preset, **settings | changes).eval()
+        model = network_class(preset)(**settings | changes).eval()
     model.tokenizer = HashedWords()
     return model
 
 
 def pretrained(preset: str | Sequence[str]) -> BiPVLSeg:
-    """The same vision encoder around a trained text encoder (all-MiniLM-L6-v2, packaged), 15 AMOS classes."""
+    """The same vision encoder with 15 AMOS classes and a trained text encoder (all-MiniLM-L6-v2)."""
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(0)
-        return BiPVLSeg.create(text="minilm", preset=preset, in_channels=1, num_classes=15, **VISION).eval()
+        return network_class(preset).create(text="minilm", in_channels=1, num_classes=15, **VISION).eval()
 
 
 def objective(preset: str | Sequence[str] = "paper") -> Objective:
-    """All terms for one label a voxel, without noise, so that two values can be compared."""
-    return Objective(terms=ALL_TERMS, overlapping=False, preset=preset, noise=0)
+    """All terms for one label per voxel, without noise, so that two values can be compared."""
+    return objective_class(preset)(terms=ALL_TERMS, overlapping=False, noise=0)
 
 
 def alignment(output: BiPVLOutput) -> float:
@@ -86,8 +87,8 @@ def alignment(output: BiPVLOutput) -> float:
     return float(objective()(output, target)[1]["alignment"])
 
 
-def moved(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference; NaN counts as infinitely far."""
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; infinite if a value is NaN."""
     return float((a - b).detach().abs().nan_to_num(math.inf).max())
 
 
@@ -98,7 +99,7 @@ def agreement(a: Tensor, b: Tensor) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and reports of transformers while a checkpoint loads."""
+    """Hide the progress bars and reports of transformers while a checkpoint loads."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
