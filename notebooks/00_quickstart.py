@@ -49,13 +49,6 @@ output = "runs/quickstart.nii.gz"  # the segmentation, in the dataset's own labe
 from bipvl.engine.quickstart import trained_run
 
 trained = trained_run(run, data_root)
-
-# %%
-from bipvl.data.prompts import read_prompts
-from bipvl.engine.predict import Segmenter
-
-texts = read_prompts(prompts, trained.spec).segments() if prompts else None
-segmenter = Segmenter(run=trained, texts=texts)
 print(
     f"{trained.variant.title} on {trained.spec.title}, {trained.config['cohort']} cohort, "
     f"profile {trained.config['profile']}, seed {trained.config['seed']}"
@@ -63,15 +56,17 @@ print(
 
 # %% [markdown]
 # ## Segment the first test case
-# `Segmenter` takes any NIfTI scan of the dataset's kind, whatever its orientation and spacing, and writes the
+# `bipvl.segment` accepts any scan of the data set's kind, with any orientation and spacing, and returns the
 # labels on the scan's own grid.
 
 # %%
+import bipvl
 from bipvl.engine.evaluate import test_cases
 
 data = data_root or f"data/synthetic-{trained.config['profile']}"
 cases = test_cases(trained, data)
-segmenter.segment(cases[0].images, output)
+result = bipvl.segment(cases[0].images, trained, prompts, progress=False)
+result.save(output)
 print(f"{cases[0].image} -> {output}")
 
 # %% [markdown]

@@ -52,6 +52,7 @@ from bipvl.data.layouts import cohort_of, list_cases
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import read_split
+from bipvl.engine.profiles import profile_name
 
 data = prepare(profile=profile, dataset=dataset, data_root=data_root, root=Path(runs))
 spec = load_spec(dataset)
@@ -64,7 +65,7 @@ print(f"{spec.title}: {cohort_of(data)} cohort in {data}")
 # %%
 import pandas as pd
 
-split = read_split(Path(runs, profile, spec.name, "split.json"), list_cases(spec, data))
+split = read_split(Path(runs, profile_name(profile), spec.name, "split.json"), list_cases(spec, data))
 parts = {"training": split.train, "validation": split.val, "test": split.test}
 pd.DataFrame(
     [
@@ -88,5 +89,5 @@ from IPython.display import Image
 
 from bipvl import plots
 
-table = plots.samples_table(spec, data, split, profile)
-Image(plots.write(f"data_samples-{spec.name}", table, Path(figures, profile)), width=900)
+table = plots.samples_table(spec, data, split, profile_name(profile))
+Image(plots.write(f"data_samples-{spec.name}", table, Path(figures, profile_name(profile))), width=900)

@@ -49,7 +49,8 @@ runs = "runs"  # where runs are kept
 # %%
 import json
 
-from bipvl.engine.prepare import prepare, synthetic_cohort
+from bipvl.engine.data_root import synthetic_cohort
+from bipvl.engine.prepare import prepare
 from bipvl.engine.run import Run
 
 data = Path(data_root) if data_root else synthetic_cohort(profile, dataset)

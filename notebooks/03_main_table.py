@@ -64,8 +64,9 @@ from bipvl.files import write_csv, write_text
 from IPython.display import Image, Markdown
 
 from bipvl import tables
+from bipvl.engine.profiles import profile_name
 
-folder = Path(figures, profile)
+folder = Path(figures, profile_name(profile))
 scores = statistics.read_runs(folders)
 main = statistics.main_table(scores)
 write_csv(folder / "scores.csv", scores)

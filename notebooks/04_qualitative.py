@@ -52,6 +52,8 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 from bipvl.experiments import load_experiments
 
 from bipvl import plots, statistics
+from bipvl.engine.data_root import synthetic_root
+from bipvl.engine.profiles import profile_name
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
@@ -63,7 +65,7 @@ print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 # %%
 from IPython.display import Image
 
-data, folder = data_root or f"data/synthetic-{profile}", Path(figures, profile)
+data, folder = data_root or synthetic_root(profile), Path(figures, profile_name(profile))
 table = plots.qualitative_table(folders, data)
 Image(plots.write("qualitative", table, folder), width=900)
 

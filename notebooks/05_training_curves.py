@@ -51,6 +51,7 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 from bipvl.experiments import load_experiments
 
 from bipvl import plots, statistics
+from bipvl.engine.profiles import profile_name
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs, "history.csv")
 print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
@@ -62,4 +63,4 @@ print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 from IPython.display import Image
 
 table = plots.training_curves(folders)
-Image(plots.write("training_curves", table, Path(figures, profile)), width=900)
+Image(plots.write("training_curves", table, Path(figures, profile_name(profile))), width=900)

@@ -67,7 +67,9 @@ import pandas as pd
 from bipvl.comparisons import compare
 from bipvl.files import write_csv
 
-folder = Path(figures, profile)
+from bipvl.engine.profiles import profile_name
+
+folder = Path(figures, profile_name(profile))
 scores = statistics.read_runs(folders)
 compared = pd.concat(compare(scores, chosen.variants[0], metric) for metric in statistics.METRICS)
 write_csv(folder / f"scores-{study}.csv", scores)

@@ -52,7 +52,7 @@ variant = "bipvlseg"  # any that reads prompts
 # %%
 from bipvl import figures as plots
 from bipvl.data.spec import load_spec
-from bipvl.engine.run import dataset_settings
+from bipvl.engine.profiles import dataset_settings, profile_name
 from bipvl.engine.variants import get_variant
 from bipvl.figures.architecture_table import architecture_table, structural_network
 from bipvl.figures.bifusion_table import bifusion_table
@@ -60,13 +60,13 @@ from bipvl.figures.bifusion_table import bifusion_table
 spec, chosen = load_spec(dataset), get_variant(variant)
 settings = dataset_settings(profile, spec)
 network, note = structural_network(chosen, spec, settings)
-blocks = architecture_table(network, spec, settings["crop"], profile, variant=chosen, note=note)
+blocks = architecture_table(network, spec, settings["crop"], profile_name(profile), variant=chosen, note=note)
 blocks[["id", "shape", "parameters", "state", "feeds"]]
 
 # %%
 from IPython.display import Image
 
-Image(plots.write("architecture", blocks, Path(figures, profile)), width=900)
+Image(plots.write("architecture", blocks, Path(figures, profile_name(profile))), width=900)
 
 # %% [markdown]
 # ## One BiFusion
@@ -74,5 +74,5 @@ Image(plots.write("architecture", blocks, Path(figures, profile)), width=900)
 
 # %%
 stage = network.first_fused
-steps = bifusion_table(network.fusions[stage - 1], stage, profile, variant=variant)
-Image(plots.write("bifusion", steps, Path(figures, profile)), width=900)
+steps = bifusion_table(network.fusions[stage - 1], stage, profile_name(profile), variant=variant)
+Image(plots.write("bifusion", steps, Path(figures, profile_name(profile))), width=900)

@@ -52,6 +52,7 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 from bipvl.experiments import load_experiments
 
 from bipvl import plots, statistics
+from bipvl.engine.profiles import profile_name
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs, "history.csv")
 chosen = plots.language_runs(folders)
@@ -65,7 +66,7 @@ print("Shown:", *chosen.values(), sep="\n")
 # %%
 from IPython.display import Image
 
-folder = Path(figures, profile)
+folder = Path(figures, profile_name(profile))
 Image(plots.write("similarity", plots.similarity_table(chosen), folder), width=900)
 
 # %% [markdown]

@@ -52,6 +52,8 @@ figures = "figures"  # where figures are written, below a folder of the profile'
 from bipvl.experiments import load_experiments
 
 from bipvl import plots, statistics
+from bipvl.engine.data_root import synthetic_root
+from bipvl.engine.profiles import profile_name
 
 folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
 chosen = plots.language_runs(folders)
@@ -65,7 +67,11 @@ print("Shown:", *chosen.values(), sep="\n")
 # %%
 from IPython.display import Image, display
 
-data = data_root or f"data/synthetic-{profile}"
+data = data_root or synthetic_root(profile)
 for dataset, run in chosen.items():
     table = plots.attention_table(run, data)
-    display(Image(plots.write(f"word_attention-{dataset}", table, Path(figures, profile)), width=800))
+    display(
+        Image(
+            plots.write(f"word_attention-{dataset}", table, Path(figures, profile_name(profile))), width=800
+        )
+    )

@@ -56,8 +56,9 @@ from bipvl.analysis.claims import claims_table, gather_runs
 from bipvl.analysis.studies import load_experiments
 from bipvl.analysis.tables import claims_markdown
 from bipvl.common.files import write_text
+from bipvl.engine.profiles import profile_name
 
-folder = Path(figures, profile)
+folder = Path(figures, profile_name(profile))
 experiments = load_experiments(profile)
 claims = claims_table(gather_runs(experiments, runs), experiments)
 write_text(folder / "claims.md", claims_markdown(claims))

@@ -51,11 +51,13 @@ runs = "runs"  # where runs are kept
 # %%
 from bipvl.analysis.external import evaluate_external, get_external
 from bipvl.analysis.studies import load_experiments
-from bipvl.engine.prepare import prepare, synthetic_cohort
+from bipvl.engine.data_root import synthetic_cohort
+from bipvl.engine.prepare import prepare
+from bipvl.engine.profiles import profile_name
 
 external = get_external(load_experiments(profile).external.values(), name, dataset)
 data = Path(data_root) if data_root else synthetic_cohort(profile, dataset)
-if not Path(runs, profile, dataset, "split.json").is_file():
+if not Path(runs, profile_name(profile), dataset, "split.json").is_file():
     prepare(profile=profile, dataset=dataset, data_root=data_root, root=Path(runs))
 print(external)
 
@@ -74,5 +76,5 @@ from IPython.display import Markdown
 
 from bipvl.analysis import statistics, tables
 
-folders = {dataset: [Path(runs, profile, dataset, name, "seed0")]}
+folders = {dataset: [Path(runs, profile_name(profile), dataset, name, "seed0")]}
 Markdown(tables.main_table_markdown(statistics.main_table(statistics.read_runs(folders))))

@@ -52,6 +52,7 @@ from bipvl.efficiency import efficiency, trained_runs
 from bipvl.experiments import load_experiments
 
 from bipvl import plots, statistics
+from bipvl.engine.profiles import profile_name
 
 chosen = load_experiments(profile).study(study)
 folders, missing = statistics.study_folders(chosen, runs)
@@ -77,5 +78,5 @@ costs.round(3)
 from IPython.display import Image, display
 
 for dataset, table in costs.groupby("dataset", sort=False):
-    path = plots.write(f"efficiency-{dataset}", table, Path(figures, profile))
+    path = plots.write(f"efficiency-{dataset}", table, Path(figures, profile_name(profile)))
     display(Image(path, width=900))

@@ -76,6 +76,9 @@ pd.DataFrame({edit: edited(texts, edit)[0][:2] for edit in EDITS}.items(), colum
 from bipvl.robustness import prompt_robustness
 from IPython.display import Image
 
-data = data_root or f"data/synthetic-{profile}"
+from bipvl.engine.data_root import synthetic_root
+from bipvl.engine.profiles import profile_name
+
+data = data_root or synthetic_root(profile)
 table = prompt_robustness(folders, data)
-Image(plots.write(f"prompt_robustness-{study}", table, Path(figures, profile)), width=900)
+Image(plots.write(f"prompt_robustness-{study}", table, Path(figures, profile_name(profile))), width=900)

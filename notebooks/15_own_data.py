@@ -133,13 +133,13 @@ scores[scores["grid"] == "scan"].pivot(index="case", columns=["metric", "class"]
 # %%
 from IPython.display import Image
 
+import bipvl
 from bipvl import figures as plots
 from bipvl.engine.evaluate import test_cases
-from bipvl.engine.predict import Segmenter
 from bipvl.figures import style
 
 cases = test_cases(run, place)
-Segmenter(run=run).segment(cases[0].images, place / "labels.nii.gz")
+bipvl.segment(cases[0].images, run, progress=False).save(place / "labels.nii.gz")
 origin = {key: run.config[key] for key in ("cohort", "profile")}
 origin |= {"seeds": seed, "cases": len(cases), "rule": "the first test case"}
 table = plots.slice_table(

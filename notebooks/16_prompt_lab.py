@@ -75,10 +75,10 @@ print(origin)
 # JupyterLab it turns; executed without a front end, three slices stand in its place.
 
 # %%
-from bipvl.engine.predict import Segmenter
+import bipvl
 from bipvl.figures.interactive.viewer import has_front_end, view
 
-Segmenter(run=trained).segment(shown.images, output)
+bipvl.segment(shown.images, trained, progress=False).save(output)
 window = lab.window(shown, row)
 answer = lab.ask(window, lab.texts, word)
 view(
