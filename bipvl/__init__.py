@@ -32,7 +32,7 @@ __all__ = [
     "segment",
 ]
 
-# Imported when first asked for: torch and MONAI take many seconds, which `bipvl --help` need not wait for.
+# Imported on first use: torch and MONAI take many seconds to import, which would slow down `bipvl --help`.
 _HOMES = {
     "BiFusion": "bipvl.model.bifusion",
     "BiPVLSeg": "bipvl.model.bipvlseg",
@@ -41,7 +41,7 @@ _HOMES = {
     "Run": "bipvl.engine.run",
     "Segmenter": "bipvl.engine.predict",
     "load_spec": "bipvl.data.spec",
-    "open_export": "bipvl.deploy.export",
+    "open_export": "bipvl.deploy.exported_run",
     "segment": "bipvl.deploy.segment",
 }
 

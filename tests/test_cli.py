@@ -1,4 +1,4 @@
-"""The command line: help for a newcomer, a sentence for bad input, nothing half-written."""
+"""The command line: help with examples, a sentence for bad input, no incomplete files."""
 
 import json
 import shutil
@@ -13,20 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bipvl.__main__ import app
+from bipvl.common.files import write_json
+from bipvl.engine.run import Run
 
-COMMANDS = (
-    "init-dataset",
-    "fetch",
-    "synthesize",
-    "check",
-    "prepare",
-    "train",
-    "evaluate",
-    "verify",
-    "segment",
-    "export",
-    "figures",
-)
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 def run(*words: object) -> Result:
@@ -39,11 +29,14 @@ def files_below(folder: Path) -> set[Path]:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty folder to work in, but for an empty and a filled data root and a scan."""
+    """A working folder with a scan, an empty data root and one with a useless file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "filled").mkdir()
     (tmp_path / "filled" / "notes.txt").touch()
+    (tmp_path / "unknown_base.yaml").write_text("extends: quik")
+    run = Run.plan(profile="smoke", dataset="mmwhs_ct", variant="unet", seed=0, data_root=None)
+    write_json(tmp_path / "old" / "config.json", {k: v for k, v in run.config.items() if k != "crop"})
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
     return tmp_path
 
@@ -52,7 +45,7 @@ def test_help_lists_the_commands():
     result = run("--help")
     assert result.exit_code == 0
     assert all(f"  {command} " in result.output for command in COMMANDS)
-    assert "..." not in result.output.partition("Commands:")[2], "a summary is cut off"
+    assert "..." not in result.output.partition("Commands:")[2], "a summary is too long"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -77,22 +70,30 @@ def test_it_runs_as_a_module():
         ("synthesize amos22 --cases 1", "at least 2"),
         ("synthesize amos22 --seed -1", "0 or more"),
         ("check amos23 --data-root filled", "did you mean amos22"),
-        ("check amos22 --data-root missing", "missing is not a folder"),
-        ("check amos22 --data-root empty", "empty is empty"),
-        ("check amos22 --data-root filled", "1 listed above"),
+        ("check amos22 --data-root missing", "missing: the data root is not a folder"),
+        ("check amos22 --data-root empty", "empty: the data root is empty"),
+        ("check amos22 --data-root filled", "1 issues, listed above"),
         ("check my.yaml --data-root filled", "my.yaml"),
         ("prepare amos22 --profile quik", "quick"),
-        ("prepare amos22 --profile paper", "data root"),
-        ("prepare amos22 --data-root missing", "missing is not a folder"),
-        ("prepare amos22 --data-root empty", "empty is empty"),
+        ("prepare amos22 --profile paper", "as the data root"),
+        ("prepare amos22 --data-root missing", "missing: the data root is not a folder"),
+        ("prepare amos22 --data-root empty", "empty: the data root is empty"),
         ("prepare amos22 --data-root filled", "filled/amos22"),
         ("prepare amos23", "amos22"),
         ("train amos23 bipvlseg", "amos22"),
         ("train amos22 bipvlsegg", "bipvlseg"),
         ("train amos22 bipvlseg --profile quik", "quick"),
-        ("train amos22 bipvlseg --data-root empty", "empty is empty"),
+        ("train amos22 bipvlseg --data-root empty", "empty: the data root is empty"),
         ("train amos22 bipvlseg", "bipvl prepare amos22"),
-        ("evaluate runs/none", "runs/none holds no run"),
+        ("train amos22 bipvlseg --set training.lr", "KEY=VALUE"),
+        ("train amos22 bipvlseg --set training.epoch=3", "use one of: epochs"),
+        ("train amos22 bipvlseg --set training.epochs=three", "it must be a whole number from 1"),
+        ("train amos22 bipvlseg --set training.lr=0", "it must be a number above 0"),
+        ("train amos22 bipvlseg --profile mine.yaml", "mine.yaml: file not found"),
+        ("train amos22 bipvlseg --profile unknown_base.yaml", "there is no profile 'quik'"),
+        ("prepare amos22 --profile unknown_base.yaml", "unknown_base.yaml: 'extends'"),
+        ("evaluate runs/none", "runs/none: holds no run"),
+        ("evaluate old", "old/config.json: 'crop' is missing, so the file is of an older layout"),
         ("segment none.nii.gz --run runs/none -o out.nii.gz", "none.nii.gz is missing"),
         ("segment empty --run runs/none -o out", "empty holds no scan"),
         ("segment filled/notes.txt --run runs/none -o out.nii.gz", "is no NIfTI file by its name"),
@@ -103,32 +104,42 @@ def test_it_runs_as_a_module():
         ("figures filled", "make reproduce"),
     ],
 )
-def test_bad_input_is_a_sentence(place, line, sentence):
+def test_bad_input_is_reported_in_a_sentence_and_writes_nothing(place, line, sentence):
     before = files_below(place)
     result = run(*line.split())
-    *_, told = result.stderr.splitlines()
+    *_, last = result.stderr.splitlines()
     assert result.exit_code == 1
-    assert told.startswith("bipvl: ")
-    assert sentence in told
+    assert last.startswith("bipvl: ")
+    assert sentence in last
     assert "Traceback" not in result.output
     assert files_below(place) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "title"),
+    [("variants", "swin_unetr_v2", "SwinUNETR-V2"), ("profiles", "paper", "The paper's settings")],
+)
+def test_variants_and_profiles_are_listed_one_per_line(command, name, title):
+    result = run(command)
+    (line,) = (line for line in result.stdout.splitlines() if line.split()[0] == name)
+    assert result.exit_code == 0 and title in line
+
+
 @pytest.mark.parametrize("line", ["trian", "segment scan.nii.gz", "train amos22 bipvlseg --seed one"])
-def test_a_wrong_word_is_told_with_the_usage(line):
+def test_a_wrong_command_or_option_shows_the_usage(line):
     result = run(*line.split())
     assert result.exit_code == 2
     assert "Usage: bipvl" in result.stderr
 
 
-def test_an_interruption_says_how_to_go_on(place, monkeypatch):
+def test_an_interruption_says_how_to_resume(place, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bipvl.data.synthetic.synthesize", interrupted)
     result = run("synthesize", "amos22")
     assert result.exit_code == 130
-    assert "the same command goes on" in result.stderr
+    assert "the same command resumes" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -136,10 +147,10 @@ def test_a_cohort_is_written_and_checked(place):
     assert run("synthesize", "mmwhs_ct", "--size", "24x24x16", "--cases", "2").exit_code == 0
     result = run("check", "mmwhs_ct", "--data-root", "data/synthetic")
     assert result.exit_code == 0
-    assert "2 cases, no fault" in result.stdout
+    assert "2 cases, no issues" in result.stdout
 
 
-def test_every_fault_is_listed(place):
+def test_every_issue_is_listed(place):
     run("synthesize", "mmwhs_ct", "--size", "16", "--cases", "2")
     first, second = sorted(Path("data/synthetic/mmwhs/ct_train").glob("*_label.nii.gz"))
     first.unlink()
@@ -147,11 +158,11 @@ def test_every_fault_is_listed(place):
     result = run("check", "mmwhs_ct", "--data-root", "data/synthetic")
     assert result.exit_code == 1
     assert all(path.name in result.stderr for path in (first, second))
-    assert "2 listed above" in result.stderr.splitlines()[-1]
+    assert "2 issues, listed above" in result.stderr.splitlines()[-1]
 
 
-def test_a_scan_is_segmented_or_its_fault_told(smoke_runs, place):
-    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "swin_unetr_v2" / "seed0"
+def test_a_scan_is_segmented_or_its_issue_reported(smoke_runs, place, trained_run):
+    trained = trained_run("swin_unetr_v2").directory
     scan = next(smoke_runs.data_root.rglob("*_image.nii.gz"))
     result = run("segment", scan, "--run", trained, "-o", "out/labels.nii.gz")
     assert result.exit_code == 0, result.output
@@ -165,8 +176,8 @@ def test_a_scan_is_segmented_or_its_fault_told(smoke_runs, place):
     assert {path.name for path in Path("out").iterdir()} == {"labels.csv", "labels.json", "labels.nii.gz"}
 
 
-def test_a_folder_of_scans_is_segmented_and_what_is_left_out_told(smoke_runs, place):
-    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "swin_unetr_v2" / "seed0"
+def test_a_folder_of_scans_is_segmented_and_other_files_are_reported(smoke_runs, place, trained_run):
+    trained = trained_run("swin_unetr_v2").directory
     Path("scans").mkdir()
     for name, scan in zip("ab", sorted(smoke_runs.data_root.rglob("*_image.nii.gz")), strict=False):
         shutil.copyfile(scan, f"scans/{name}.nii.gz")
@@ -174,22 +185,22 @@ def test_a_folder_of_scans_is_segmented_and_what_is_left_out_told(smoke_runs, pl
     result = run("segment", "scans", "--run", trained, "-o", "out", "--probabilities")
     assert result.exit_code == 0, result.output
     assert all(f"wrote out/{name}" in result.stdout for name in ("a.nii.gz", "b.nii.gz", "volumes.csv"))
-    assert "left out" in result.stdout and "notes.txt" in result.stdout
+    assert "skipped" in result.stdout and "notes.txt" in result.stdout
     assert len(pd.read_csv("out/volumes.csv")) == 14
     assert len([*Path("out/a_probabilities").iterdir()]) == 7
 
 
-def test_a_run_that_is_not_trained_cannot_segment(smoke_runs, place):
-    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "bipvlseg" / "seed0"
+def test_a_run_that_is_not_trained_cannot_segment(place, trained_run):
+    trained = trained_run("bipvlseg").directory
     (place / "stopped").mkdir()
     (place / "stopped" / "config.json").write_bytes((trained / "config.json").read_bytes())
     result = run("segment", "scan.nii.gz", "--run", "stopped", "-o", "labels.nii.gz")
     assert result.exit_code == 1
-    assert "stopped holds no trained network" in result.stderr
+    assert "stopped: holds no trained network" in result.stderr
 
 
-def test_a_run_on_real_data_wants_them_for_its_scores(smoke_runs, place):
-    trained = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "bipvlseg" / "seed0"
+def test_a_run_on_real_data_needs_a_data_root_to_be_evaluated(place, trained_run):
+    trained = trained_run("bipvlseg").directory
     config = (trained / "config.json").read_text(encoding="utf-8")
     (place / "config.json").write_text(config.replace('"synthetic"', '"real"'), encoding="utf-8")
     result = run("evaluate", place)

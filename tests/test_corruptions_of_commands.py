@@ -1,7 +1,7 @@
-"""Bad inputs of prepare, train, evaluate, verify and segment, on the command line: each told in one sentence.
+"""Bad input of prepare, train, evaluate, verify and segment is reported in one sentence on the command line.
 
-Each spoils a copy of a cohort, its split and two trained runs. The sentence names the file; nothing else on
-disk changes.
+Each test damages a copy of a cohort, its split and two trained runs. The sentence names the file; nothing is
+written.
 """
 
 import gzip
@@ -26,7 +26,7 @@ SPEC = load_spec("mmwhs_ct")
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the smoke runs with their data, free to be spoilt."""
+    """A copy of the smoke runs with their data, which a test may damage."""
 
     root: Path
 
@@ -44,12 +44,12 @@ class Copy:
 
     @property
     def run(self) -> Path:
-        """Of a network without language, which loads faster."""
+        """The run of a network without language, which loads faster."""
         return self.home / "swin_unetr_v2" / "seed0"
 
     @property
     def reader(self) -> Path:
-        """Of a network that reads prompts."""
+        """The run of a network that reads prompts."""
         return self.home / "bipvlseg" / "seed0"
 
     @property
@@ -61,7 +61,7 @@ class Copy:
         return self.root / "prompts.csv"
 
     def file(self, kind: str, part: str) -> Path:
-        """The first image or label of the split's part."""
+        """The first image or label in a part of the split."""
         first = json.loads((self.home / "split.json").read_text())[part][0]
         return next(getattr(case, kind) for case in list_cases(SPEC, self.data) if case.id == first)
 
@@ -77,7 +77,7 @@ def copy(smoke_runs, tmp_path) -> Copy:
     return place
 
 
-# --- ways to spoil ---
+# --- kinds of damage ---
 
 
 def gone(path: Path) -> None:
@@ -93,7 +93,7 @@ def cut(path: Path) -> None:
 
 
 def a_file(path: Path) -> None:
-    """In the way of a folder; a folder without permission would not stop root."""
+    """A file in place of a folder; missing permissions would not stop root."""
     gone(path) if path.exists() else None
     path.write_text("")
 
@@ -104,7 +104,7 @@ def a_folder(path: Path) -> None:
 
 
 def edited(change: Callable[[Any], Any]) -> Callable[[Path], Any]:
-    """A JSON file whose content is changed in place, or replaced by what ``change`` returns."""
+    """A JSON file that ``change`` modifies in place or replaces with what it returns."""
 
     def edit(path: Path) -> None:
         content = json.loads(path.read_text())
@@ -126,7 +126,7 @@ def holding(array: np.ndarray) -> Callable[[Path], Any]:
 
 
 def header_bytes(offset: int, value: bytes) -> Callable[[Path], Any]:
-    """A compressed scan with other bytes in its header."""
+    """A compressed scan with different bytes in its header."""
 
     def edit(path: Path) -> None:
         raw = bytearray(gzip.decompress(path.read_bytes()))
@@ -137,14 +137,14 @@ def header_bytes(offset: int, value: bytes) -> Callable[[Path], Any]:
 
 
 def checksum_changed(path: Path) -> None:
-    """As if a byte of the voxels were another."""
+    """A wrong checksum, as if a byte of the voxels had changed."""
     raw = bytearray(path.read_bytes())
     raw[-6] ^= 1
     path.write_bytes(raw)
 
 
 def flattened(path: Path) -> None:
-    """A scan whose affine has lost an axis."""
+    """A scan with a singular affine."""
     scan = nib.load(path)
     scan.header.set_sform(np.diag((1, 1, 0, 1)), 1)
     nib.save(nib.Nifti1Image(np.asanyarray(scan.dataobj), None, scan.header), path)
@@ -160,7 +160,7 @@ DATA = "--data-root {data}"
 COMMANDS = {
     "prepare": f"prepare mmwhs_ct --profile smoke --runs {{runs}} {DATA}",
     "train": f"train mmwhs_ct swin_unetr_v2 --profile smoke --seed 1 --runs {{runs}} {DATA}",
-    "go on": f"train mmwhs_ct swin_unetr_v2 --profile smoke --runs {{runs}} {DATA}",
+    "resume": f"train mmwhs_ct swin_unetr_v2 --profile smoke --runs {{runs}} {DATA}",
     "evaluate": f"evaluate {{run}} {DATA}",
     "verify": f"verify {{run}} {DATA}",
     "segment": "segment {scan} --run {run} -o {root}/out/labels.nii.gz",
@@ -172,89 +172,120 @@ COMMANDS = {
 SPLIT, KNOWN = "{home}/split.json", "{home}/data.json"
 CONFIG, MANIFEST, MODEL = "{run}/config.json", "{run}/manifest.json", "{run}/model"
 IMAGE = np.random.default_rng(0).uniform(0, 400, (20, 18, 16)).astype(np.float32)
-TWICE = edited(lambda split: split["train"].append(split["test"][0]))
-STRANGE = edited(lambda split: split["train"].append("ct_train_1999"))
-FORGOTTEN = edited(lambda known: {"ct_train_1001": {"image": 3}})
+REPEATED = edited(lambda split: split["train"].append(split["test"][0]))
+UNKNOWN = edited(lambda split: split["train"].append("ct_train_1999"))
+NONE = edited(lambda known: known.clear())
+FEWER = edited(lambda known: known.popitem() and None)
+INCOMPLETE = edited(lambda known: {"ct_train_1001": {"image": 3}})
+
+OLD_MANIFEST = "{run}/manifest.json: is incomplete or of an older layout; delete {run}"
+NO_NETWORK = "{run}/model: no network of SwinUNETR-V2 can be loaded from here"
+NO_READER = "{reader}/model: no network of BiPVL-Seg can be loaded from here"
 
 CATALOGUE = [
-    # Command, what is spoilt, how, what is told of it; where that holds a place, it is told of that place.
-    ("prepare", "image train", holding(IMAGE), "faults, the first: {data}"),
+    # Command, what is damaged, how, and part of the sentence, which names the damaged file or the place here.
+    ("prepare", "image train", holding(IMAGE), "issues, the first: {data}"),
     ("prepare", SPLIT, written("{}"), "is not a split"),
     (
         "prepare",
         SPLIT,
         edited(lambda split: split["train"].pop() and None),
-        "is another split than the dataset",
+        "is not the split that the data set gives now; restore",
     ),
-    ("prepare", KNOWN, written("[]"), "must hold a JSON object"),
-    ("prepare", KNOWN, edited(lambda known: known.popitem() and None), "{home} was prepared from other data"),
+    ("prepare", KNOWN, written("[]"), "instead of a JSON object"),
+    (
+        "prepare",
+        KNOWN,
+        FEWER,
+        "{home}: was prepared from other data",
+    ),
     ("prepare", "{root}/runs", a_file, "cannot be written (Not a directory)"),
     ("prepare", "{data}/cohort.json", written('{"cohort": "made up"}'), "does not say"),
-    ("train", SPLIT, gone, "is missing; run `bipvl prepare mmwhs_ct`"),
-    ("train", SPLIT, written(""), "cannot be read as JSON"),
-    ("train", SPLIT, written(bytes(range(256))), "cannot be read as JSON"),
-    ("train", SPLIT, written("[]"), "must hold a JSON object"),
+    ("train", SPLIT, gone, "file not found; run `bipvl prepare mmwhs_ct`"),
+    ("train", SPLIT, written(""), "not readable as JSON"),
+    ("train", SPLIT, written(bytes(range(256))), "not readable as JSON"),
+    ("train", SPLIT, written("[]"), "instead of a JSON object"),
     ("train", SPLIT, without("test"), "is not a split"),
     ("train", SPLIT, set_to(val=[]), "is not a split"),
     ("train", SPLIT, set_to(train=[1, 2]), "is not a split"),
-    ("train", SPLIT, TWICE, "more than once"),
-    ("train", SPLIT, STRANGE, "names ct_train_1999, which the dataset has not"),
-    ("train", KNOWN, gone, "is missing; prepare the dataset first"),
-    ("train", KNOWN, cut, "cannot be read as JSON"),
-    ("train", KNOWN, FORGOTTEN, "does not hold what files hold"),
-    ("train", KNOWN, edited(lambda known: known.clear()), "does not know the case"),
-    ("train", "image train", holding(IMAGE), "has changed since its dataset was prepared"),
-    ("train", "label val", cut, "has changed since its dataset was prepared"),
-    ("train", "image test", gone, "is missing; copy it there"),
-    ("train", "{data}/mmwhs", gone, "is not a folder; MM-WHS (cardiac CT) is expected there"),
-    ("train", "{data}", a_file, "is not a folder"),
-    ("train", "{data}/cohort.json", cut, "cannot be read as JSON"),
-    ("train", "{home}/swin_unetr_v2", a_file, "cannot be written"),
-    ("go on", CONFIG, cut, "cannot be read as JSON"),
-    ("go on", CONFIG, without("crop"), "lacks crop"),
+    ("train", SPLIT, REPEATED, "more than once"),
+    ("train", SPLIT, UNKNOWN, "names ct_train_1999, which the data set does not have"),
+    ("train", KNOWN, gone, "file not found; prepare the data set first"),
+    ("train", KNOWN, cut, "not readable as JSON"),
+    ("train", KNOWN, INCOMPLETE, "holds no checksums of files; delete {home}"),
     (
-        "go on",
+        "train",
+        KNOWN,
+        NONE,
+        "was not there when the data set was prepared; remove it",
+    ),
+    ("train", "image train", holding(IMAGE), "has changed since its data set was prepared; restore it"),
+    ("train", "label val", cut, "has changed since its data set was prepared; restore it"),
+    ("train", "image test", gone, "file not found; copy it there"),
+    (
+        "train",
+        "{data}/mmwhs",
+        gone,
+        "is not a folder; check the data root, since MM-WHS",
+    ),
+    ("train", "{data}", a_file, "is not a folder"),
+    ("train", "{data}/cohort.json", cut, "not readable as JSON"),
+    ("train", "{home}/swin_unetr_v2", a_file, "cannot be written"),
+    ("resume", CONFIG, cut, "not readable as JSON"),
+    (
+        "resume",
+        CONFIG,
+        without("crop"),
+        "'crop' is missing, so the file is of an older layout",
+    ),
+    (
+        "resume",
         CONFIG,
         edited(lambda config: config["training"].pop("lr") and None),
-        "{run} holds a run with other settings (training)",
+        "'training.lr' is missing, so the file is of an older layout",
     ),
-    ("evaluate", "{run}", a_file, "holds no run"),
-    ("evaluate", CONFIG, gone, "{run} holds no run"),
-    ("evaluate", CONFIG, written(""), "cannot be read as JSON"),
-    ("evaluate", CONFIG, written("3"), "must hold a JSON object"),
+    ("evaluate", "{run}", a_file, "holds no run (no config.json); give"),
+    ("evaluate", CONFIG, gone, "{run}: holds no run"),
+    ("evaluate", CONFIG, written(""), "not readable as JSON"),
+    ("evaluate", CONFIG, written("3"), "instead of a JSON object"),
     (
         "evaluate",
         CONFIG,
         without("overlap", "language"),
-        "lacks language, overlap, or holds there what cannot",
+        "'language' is missing, so the file",
     ),
-    ("evaluate", CONFIG, set_to(crop=[16, 16]), "lacks crop, or holds there what cannot be"),
-    ("evaluate", CONFIG, set_to(spacing=[1, 1, 0]), "lacks spacing, or holds there what cannot be"),
+    ("evaluate", CONFIG, set_to(crop=[16, 16]), "'crop' is [16, 16]; it must"),
+    ("evaluate", CONFIG, set_to(spacing=[1, 1, 0]), "'spacing.2' is 0"),
     ("evaluate", CONFIG, set_to(variant="swin_unetr_v3"), "there is no variant 'swin_unetr_v3'"),
-    ("evaluate", CONFIG, set_to(dataset="mmwhs"), "There is no dataset 'mmwhs'"),
-    ("evaluate", SPLIT, gone, "is missing; prepare the dataset first"),
-    ("evaluate", SPLIT, cut, "cannot be read as JSON"),
-    ("evaluate", "label test", cut, "has changed since its dataset was prepared"),
+    ("evaluate", CONFIG, set_to(dataset="mmwhs"), "there is no dataset 'mmwhs'"),
+    ("evaluate", SPLIT, gone, "file not found; prepare the data set first"),
+    ("evaluate", SPLIT, cut, "not readable as JSON"),
+    ("evaluate", "label test", cut, "has changed since its data set was prepared; restore it"),
     ("evaluate", "{data}", gone, "is not a folder"),
-    ("evaluate", MANIFEST, cut, "cannot be read as JSON"),
-    ("evaluate", MODEL, gone, "{run} holds no trained network"),
-    ("evaluate", "{run}/state", a_folder, "{run} is not trained to its end"),
+    ("evaluate", MANIFEST, cut, "not readable as JSON"),
+    ("evaluate", MODEL, gone, "{run}: no trained network"),
+    ("evaluate", "{run}/state", a_folder, "{run}: its training is not complete; resume"),
+    ("evaluate", f"{MODEL}/model.safetensors", cut, NO_NETWORK),
+    ("evaluate", "{run}/predictions", a_file, "{run}: cannot be written"),
+    ("verify", MANIFEST, gone, "file not found; train the run first"),
+    ("verify", MANIFEST, written("{"), "not readable as JSON"),
+    ("verify", MANIFEST, without("phases"), OLD_MANIFEST),
     (
-        "evaluate",
-        f"{MODEL}/model.safetensors",
-        cut,
-        "{run}/model holds no network of SwinUNETR-V2 that can be loaded",
+        "verify",
+        MANIFEST,
+        set_to(phases={"tune": {"outputs": {}}}),
+        OLD_MANIFEST,
     ),
-    ("evaluate", "{run}/predictions", a_file, "{run} cannot be written"),
-    ("verify", MANIFEST, gone, "is missing; train the run first"),
-    ("verify", MANIFEST, written("{"), "cannot be read as JSON"),
-    ("verify", MANIFEST, without("phases"), "is not whole or of an older layout"),
-    ("verify", MANIFEST, set_to(phases={"tune": {"outputs": {}}}), "is not whole or of an older layout"),
-    ("verify", MANIFEST, set_to(phases={"train": {"outputs": {}}}), "is not whole or of an older layout"),
-    ("verify", MANIFEST, set_to(phases=["train"]), "is not whole or of an older layout"),
-    ("verify", KNOWN, gone, "is missing; prepare the dataset first"),
-    ("verify", SPLIT, written("null"), "must hold a JSON object"),
-    ("verify", "{run}/history.csv", cut, "{run} does not agree with its manifest in 1 points"),
+    (
+        "verify",
+        MANIFEST,
+        set_to(phases={"train": {"outputs": {}}}),
+        OLD_MANIFEST,
+    ),
+    ("verify", MANIFEST, set_to(phases=["train"]), OLD_MANIFEST),
+    ("verify", KNOWN, gone, "file not found; prepare the data set first"),
+    ("verify", SPLIT, written("null"), "instead of a JSON object"),
+    ("verify", "{run}/history.csv", cut, "{run}: differs from its manifest in 1 points"),
     ("segment", "{scan}", gone, "{scan} is"),
     ("segment", "{scan}", written(""), "cannot be read as NIfTI"),
     ("segment", "{scan}", written("no scan"), "cannot be read as NIfTI"),
@@ -272,68 +303,18 @@ CATALOGUE = [
     ("segment", "{scan}", flattened, "has an affine that cannot be inverted"),
     ("segment", "{root}/out", a_file, "cannot be written"),
     ("segment", "{root}/out/labels.nii.gz", lambda path: path.mkdir(parents=True), "cannot be written"),
-    ("segment", CONFIG, cut, "cannot be read as JSON"),
-    ("segment", MODEL, a_file, "{run} holds no trained network"),
-    (
-        "segment",
-        f"{MODEL}/model.safetensors",
-        gone,
-        "{run}/model holds no network of SwinUNETR-V2 that can be loaded",
-    ),
-    (
-        "segment",
-        f"{MODEL}/model.safetensors",
-        written(""),
-        "{run}/model holds no network of SwinUNETR-V2 that can be loaded",
-    ),
-    (
-        "segment",
-        f"{MODEL}/config.json",
-        gone,
-        "{run}/model holds no network of SwinUNETR-V2 that can be loaded",
-    ),
-    (
-        "segment",
-        f"{MODEL}/config.json",
-        cut,
-        "{run}/model holds no network of SwinUNETR-V2 that can be loaded",
-    ),
-    (
-        "segment",
-        f"{MODEL}/config.json",
-        without("name"),
-        "{run}/model holds no network of SwinUNETR-V2 that can be loaded",
-    ),
-    (
-        "segment",
-        f"{MODEL}/config.json",
-        set_to(feature_size=24),
-        "{run}/model holds no network of SwinUNETR-V2 that can be",
-    ),
-    (
-        "segment",
-        f"{MODEL}/config.json",
-        set_to(name="unet4"),
-        "{run}/model holds no network of SwinUNETR-V2 that can be loaded (there is no network 'unet4'",
-    ),
-    (
-        "read",
-        "{reader}/model/tokenizer.json",
-        gone,
-        "{reader}/model holds no network of BiPVL-Seg that can be loaded",
-    ),
-    (
-        "read",
-        "{reader}/model/tokenizer.json",
-        cut,
-        "{reader}/model holds no network of BiPVL-Seg that can be loaded",
-    ),
-    (
-        "read",
-        "{reader}/model/model.safetensors",
-        cut,
-        "{reader}/model holds no network of BiPVL-Seg that can be loaded",
-    ),
+    ("segment", CONFIG, cut, "not readable as JSON"),
+    ("segment", MODEL, a_file, "{run}: no trained network"),
+    ("segment", f"{MODEL}/model.safetensors", gone, NO_NETWORK),
+    ("segment", f"{MODEL}/model.safetensors", written(""), NO_NETWORK),
+    ("segment", f"{MODEL}/config.json", gone, NO_NETWORK),
+    ("segment", f"{MODEL}/config.json", cut, NO_NETWORK),
+    ("segment", f"{MODEL}/config.json", without("name"), NO_NETWORK),
+    ("segment", f"{MODEL}/config.json", set_to(feature_size=24), NO_NETWORK),
+    ("segment", f"{MODEL}/config.json", set_to(name="unet4"), f"{NO_NETWORK} (there is no network 'unet4'"),
+    ("read", "{reader}/model/tokenizer.json", gone, NO_READER),
+    ("read", "{reader}/model/tokenizer.json", cut, NO_READER),
+    ("read", "{reader}/model/model.safetensors", cut, NO_READER),
     ("prompted", "{prompts}", gone, "cannot be read as CSV"),
     ("prompted", "{prompts}", lines(lambda rows: rows[:-1]), "rows; MM-WHS (cardiac CT) has 7 classes"),
     ("prompted", "{prompts}", lines(lambda rows: [rows[0], *rows[:0:-1]]), "is out of order"),
@@ -357,8 +338,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def told_by(copy: Copy, command: str) -> str:
-    """The one sentence that a command ends with."""
+def sentence_of(copy: Copy, command: str) -> str:
+    """The last line of a command that must fail and write nothing."""
     before = contents(copy.root)
     words = COMMANDS[command].format(**places(copy)).split()
     result = CliRunner().invoke(app, words, prog_name="bipvl")
@@ -372,21 +353,22 @@ def told_by(copy: Copy, command: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "place", "spoil", "told"),
+    ("command", "place", "damage", "expected"),
     CATALOGUE,
     ids=[f"{number}-{command}" for number, (command, *_) in enumerate(CATALOGUE)],
 )
-def test_a_corruption_is_told_in_a_sentence(copy, command, place, spoil, told):
+def test_bad_input_is_reported_in_one_sentence(copy, command, place, damage, expected):
     kind, _, part = place.partition(" ")
     path = copy.file(kind, part) if part else Path(place.format(**places(copy)))
-    spoil(path)
-    sentence = told_by(copy, command)
-    assert told.format(**places(copy)) in sentence
-    assert "{" in told or str(path) in sentence
+    damage(path)
+    sentence = sentence_of(copy, command)
+    assert expected.format(**places(copy)) in sentence
+    assert expected.startswith("{") or str(path) in sentence
+    assert "; " in sentence, "it gives no fix"
 
 
 @pytest.mark.parametrize(
-    ("command", "told"), [("below", "the seed -1 is below 0"), ("unread", "reads no prompts")]
+    ("command", "expected"), [("below", "the seed -1 is below 0; give"), ("unread", "reads no prompts")]
 )
-def test_what_cannot_be_asked_is_told_in_a_sentence(copy, command, told):
-    assert told in told_by(copy, command)
+def test_a_wrong_option_is_reported_in_one_sentence(copy, command, expected):
+    assert expected in sentence_of(copy, command)

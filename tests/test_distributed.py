@@ -1,4 +1,4 @@
-"""A batch means the same to one process as to several that share it; so do the cases of an evaluation."""
+"""Several processes that share a batch, or the test cases, give the same result as one process."""
 
 import os
 import subprocess
@@ -17,23 +17,23 @@ from bipvl.data.spec import load_spec
 from bipvl.data.splits import Split, write_split
 from bipvl.data.synthetic import synthesize
 from bipvl.engine.checkpoints import Progress
-from bipvl.engine.checksums import write_fingerprints
+from bipvl.engine.checksums import write_checksums
 from bipvl.engine.run import Run
 from bipvl.engine.variants import ALL_TERMS
 from bipvl.model.losses import Objective
 
 PROGRAM = Path(__file__).with_name("train_and_evaluate.py")
 VARIANTS = ("bipvlseg", "segmentation_alone")
-"""The second's objective does not reach all parameters of its network."""
+"""The second's objective does not use all parameters of its network."""
 
 
 def start(folder: Path, data_root: Path, processes: int) -> subprocess.Popen:
-    """The program with a global batch of two, on CPUs (gloo), whatever else the machine has."""
+    """Start the program with a global batch of two, always on CPUs (gloo)."""
     cases = [f"ct_train_{number}" for number in range(1001, 1007)]
     split = Split("mmwhs_ct", 0, train=tuple(cases[:2]), val=(cases[2],), test=tuple(cases[3:]))
     write_split(split, folder / "smoke" / "mmwhs_ct" / "split.json")
     data = list_cases(load_spec("mmwhs_ct"), data_root)
-    write_fingerprints(data, folder / "smoke" / "mmwhs_ct" / "data.json")
+    write_checksums(data, folder / "smoke" / "mmwhs_ct" / "data.json")
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, "-m", *launcher] if processes > 1 else [sys.executable]
     return subprocess.Popen(
@@ -47,19 +47,19 @@ def start(folder: Path, data_root: Path, processes: int) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Runs by variant, of one process and of two: two cases to train on, one to validate, three to test."""
+    """Variant → its runs with one and with two processes; two training, one validation, three test cases."""
     root = tmp_path_factory.mktemp("distributed")
     synthesize("mmwhs_ct", root / "data", cases=6, size=(32, 32, 32), progress=False)
     programs = {processes: start(root / str(processes), root / "data", processes) for processes in (1, 2)}
     for program in programs.values():
-        told, _ = program.communicate()
-        assert program.returncode == 0, told
+        output, _ = program.communicate()
+        assert program.returncode == 0, output
     home = {processes: root / str(processes) / "smoke" / "mmwhs_ct" for processes in programs}
     return {v: [Run.open(home[processes] / v / "seed0") for processes in (1, 2)] for v in VARIANTS}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_two_processes_lose_and_learn_as_one_with_the_same_global_batch(both, variant):
+def test_two_processes_train_as_one_with_the_same_global_batch(both, variant):
     alone, shared = (pd.read_csv(run.directory / "history.csv") for run in both[variant])
     assert len(alone) == 3 and alone["total"].is_unique
     pd.testing.assert_frame_equal(alone, shared, rtol=0, atol=1e-5)
@@ -78,7 +78,7 @@ def test_two_processes_score_each_of_three_cases_once(both):
     }
 
 
-def test_the_manifest_tells_how_many_shared_the_work(both):
+def test_the_manifest_records_the_number_of_processes(both):
     for processes, run in zip((1, 2), both["bipvlseg"], strict=True):
         phases = pd.read_json(run.directory / "manifest.json", typ="series")["phases"]
         assert {name: phase["processes"] for name, phase in phases.items()} == {
@@ -87,20 +87,20 @@ def test_the_manifest_tells_how_many_shared_the_work(both):
         }
 
 
-def test_a_training_goes_on_with_as_many_processes_as_it_had(tmp_path):
+def test_a_training_resumes_only_with_the_same_number_of_processes(tmp_path):
     run = Run(tmp_path, {})
     for name in ("random_states_0.pkl", "random_states_1.pkl"):
         path = tmp_path / "state" / "step-00000004" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    with pytest.raises(BipvlError, match=r"by 2 process\(es\) so far and now there are 3; go on with 2"):
+    with pytest.raises(BipvlError, match=r"by 2 process\(es\) so far and now there are 3; resume with 2"):
         Progress.resume(run, SimpleNamespace(num_processes=3))
 
 
-# Why it holds: what is drawn at random is the same for every sample, and a loss is a mean over samples.
+# The reason: random draws are the same for every sample, and a loss is a mean over samples.
 
 
-def test_a_sample_is_computed_alike_in_whatever_batch(tiny_bipvlseg, tiny_tokens):
+def test_a_sample_has_the_same_output_in_any_batch(tiny_bipvlseg, tiny_tokens):
     network = tiny_bipvlseg().train()
     volumes = torch.randn(3, 1, 16, 16, 24)
 
@@ -114,7 +114,7 @@ def test_a_sample_is_computed_alike_in_whatever_batch(tiny_bipvlseg, tiny_tokens
         for name in ("logits", "class_logits", "visual", "text"):
             assert torch.allclose(getattr(together, name)[k], getattr(alone, name)[0], atol=1e-4), name
     torch.manual_seed(2)
-    assert not torch.allclose(network(volumes, tiny_tokens()).text, together.text, atol=1e-4)  # it is drawn
+    assert not torch.allclose(network(volumes, tiny_tokens()).text, together.text, atol=1e-4)  # it is random
 
 
 @pytest.mark.parametrize("dataset", ["mmwhs_ct", "msd_brain"])

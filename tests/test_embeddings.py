@@ -1,4 +1,4 @@
-"""Snapshots of the shared space: what they hold, and that taking them leaves no trace in the training."""
+"""Snapshots of the shared space: their content, and that they do not change the training."""
 
 import math
 import shutil
@@ -14,12 +14,8 @@ from bipvl.engine.snapshots import FOLDER, Snapshot, aligned_vectors, read_snaps
 from bipvl.engine.train import train
 
 
-def run_of(smoke, variant):
-    return Run.open(smoke.runs / smoke.profile / smoke.dataset / variant / "seed0")
-
-
-def test_similarity_is_the_cosine_with_the_weighted_texts_rows_texts_columns_images():
-    """Class 0's texts both match its image; one of class 1's does, the other one is class 0's."""
+def test_similarity_is_the_cosine_of_weighted_texts_with_images():
+    """Both texts of class 0 match its image; one text of class 1 does, the other matches class 0."""
     x, y = torch.eye(2)
     snapshot = Snapshot(
         step=0,
@@ -35,7 +31,7 @@ def test_similarity_is_the_cosine_with_the_weighted_texts_rows_texts_columns_ima
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_vectors_are_means_over_centre_crops_and_leave_mode_and_random_state(
+def test_vectors_are_means_over_centre_crops_and_keep_mode_and_random_state(
     training, tiny_bipvlseg, tiny_tokens
 ):
     model, tokens = tiny_bipvlseg().train(training), tiny_tokens()
@@ -52,8 +48,8 @@ def test_vectors_are_means_over_centre_crops_and_leave_mode_and_random_state(
     assert found["visual"].shape == (3, 128) and found["text"].shape == (3, 3, 128)
 
 
-def test_a_training_leaves_snapshots_of_its_start_and_of_every_validation(smoke_runs):
-    run = run_of(smoke_runs, "bipvlseg")
+def test_a_training_takes_snapshots_at_its_start_and_at_every_validation(trained_run):
+    run = trained_run("bipvlseg")
     history = pd.read_csv(run.directory / "history.csv")
     snapshots = read_snapshots(run.directory)
     assert [s.step for s in snapshots] == [0, *(history.index[history["val_dice"].notna()] + 1)]
@@ -63,15 +59,15 @@ def test_a_training_leaves_snapshots_of_its_start_and_of_every_validation(smoke_
     assert not torch.allclose(first.visual, last.visual) and not torch.allclose(first.text, last.text)
 
 
-def test_a_network_without_prompts_has_no_snapshots(smoke_runs):
-    run = run_of(smoke_runs, "swin_unetr_v2")
+def test_a_network_without_prompts_has_no_snapshots(trained_run):
+    run = trained_run("swin_unetr_v2")
     assert not (run.directory / FOLDER).exists()
-    with pytest.raises(BipvlError, match=r"embeddings holds no snapshot .* train it anew"):
+    with pytest.raises(BipvlError, match=r"embeddings: holds no snapshot .* train it again"):
         read_snapshots(run.directory)
 
 
-def test_a_resumed_training_leaves_the_same_snapshots(smoke_runs, tmp_path, monkeypatch):
-    whole = run_of(smoke_runs, "bipvlseg")
+def test_a_resumed_training_has_the_same_snapshots(smoke_runs, tmp_path, monkeypatch, trained_run):
+    whole = trained_run("bipvlseg")
     run = Run(tmp_path / smoke_runs.dataset / "bipvlseg" / "seed0", whole.config)
     shutil.copytree(whole.split_path.parent / "cache", run.split_path.parent / "cache")
     shutil.copy(whole.split_path, run.split_path)

@@ -1,4 +1,4 @@
-"""What a run was made from and what came out: recorded, traced, verified."""
+"""The manifest records the inputs and outputs of a run, and verify reports changes."""
 
 import hashlib
 import json
@@ -12,14 +12,15 @@ import pytest
 from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case, list_cases
 from bipvl.data.splits import split_cases
-from bipvl.engine.checksums import data_digest, digest, sha256, write_fingerprints
-from bipvl.engine.manifest import verify
+from bipvl.engine.checksums import data_checksum, json_checksum, sha256, write_checksums
+from bipvl.engine.manifest import recorded, verify
 from bipvl.engine.run import Run
+from bipvl.model.text import weight_files
 
 
 @pytest.fixture
 def kept(smoke_runs, tmp_path) -> SimpleNamespace:
-    """A copy of the trained run with its split and data, free to be spoilt."""
+    """A copy of the trained run with its split and data, which a test may damage."""
     home = tmp_path / "runs" / "smoke" / smoke_runs.dataset
     shutil.copytree(
         smoke_runs.runs / "smoke" / smoke_runs.dataset, home, ignore=shutil.ignore_patterns("cache")
@@ -28,11 +29,11 @@ def kept(smoke_runs, tmp_path) -> SimpleNamespace:
     return SimpleNamespace(run=Run.open(home / "bipvlseg" / "seed0"), data=tmp_path / "data")
 
 
-def told(kept, kind="differs", data=True) -> list[str]:
-    return [f.what for f in verify(kept.run, kept.data if data else None) if f.kind == kind]
+def messages(kept, kind="differs", data=True) -> list[str]:
+    return [m.text for m in verify(kept.run, kept.data if data else None) if m.kind == kind]
 
 
-def test_a_manifest_names_all_that_a_phase_was_made_from_and_left(kept):
+def test_a_manifest_lists_inputs_and_outputs_of_each_phase(kept):
     run = kept.run
     manifest = json.loads((run.directory / "manifest.json").read_text(encoding="utf-8"))
     train, evaluate = manifest["phases"]["train"], manifest["phases"]["evaluate"]
@@ -48,10 +49,25 @@ def test_a_manifest_names_all_that_a_phase_was_made_from_and_left(kept):
     assert train["command"].startswith("bipvl train mmwhs_ct bipvlseg --profile smoke --seed 0")
 
 
-def test_a_run_that_nobody_touched_agrees(kept):
-    assert told(kept) == [] and told(kept, "not checked") == []
-    assert told(kept, "not checked", data=False) == [
-        f"{phase}: the data; say where they are with --data-root" for phase in ("train", "evaluate")
+def test_the_text_encoders_checksum_is_that_of_its_weight_file(kept):
+    (weights,) = weight_files(kept.run.config["language"]["text"])
+    manifest = json.loads((kept.run.directory / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["phases"]["train"]["inputs"]["text_encoder"] == sha256(weights)
+
+
+def test_a_manifest_records_overrides_in_its_command(new_run, smoke_runs):
+    run = new_run("swin_unetr_v2")
+    run.config["training"]["lr"] = 1e-5
+    with recorded(run, "train", list_cases(run.spec, smoke_runs.data_root)):
+        pass
+    manifest = json.loads((run.directory / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["phases"]["train"]["command"].endswith("--set training.lr=1e-05")
+
+
+def test_an_unchanged_run_has_no_differences(kept):
+    assert messages(kept) == [] and messages(kept, "not checked") == []
+    assert messages(kept, "not checked", data=False) == [
+        f"{phase}: the data; give their folder with --data-root" for phase in ("train", "evaluate")
     ]
 
 
@@ -62,16 +78,16 @@ def test_a_run_that_nobody_touched_agrees(kept):
 def test_a_changed_output_is_named(kept, name, phases):
     with (kept.run.directory / name).open("a") as file:
         file.write(" ")
-    assert told(kept) == [f"{phase}: {name} has changed" for phase in phases]
+    assert messages(kept) == [f"{phase}: {name} has changed" for phase in phases]
 
 
-def test_lost_and_added_files_are_named(kept):
+def test_missing_and_new_files_are_named(kept):
     lost, *_ = sorted((kept.run.directory / "predictions").iterdir())
     lost.unlink()
     (kept.run.directory / "predictions" / "another.nii.gz").touch()
-    assert told(kept) == [
+    assert messages(kept) == [
         "evaluate: predictions/another.nii.gz is new",
-        f"evaluate: predictions/{lost.name} is gone",
+        f"evaluate: predictions/{lost.name} is missing",
     ]
 
 
@@ -81,33 +97,36 @@ def test_changed_inputs_are_named(kept):
     content[-5] ^= 1
     test.label.write_bytes(content)
     (kept.run.directory / "config.json").write_text(json.dumps(kept.run.config | {"seed": 7}))
-    assert set(told(kept)) == {
-        "train: config is not what it was made from",
-        "evaluate: config is not what it was made from",
+    assert set(messages(kept)) == {
+        "train: config has changed since",
+        "evaluate: config has changed since",
         f"evaluate: the label of {test.id} has changed",
     }
 
 
-def test_other_versions_are_told_but_are_no_fault(kept):
+def test_another_version_is_only_a_note(kept):
     path = kept.run.directory / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["phases"]["train"]["packages"]["torch"] = "1.0"
     path.write_text(json.dumps(manifest))
-    (found,) = (f for f in verify(kept.run, kept.data) if "torch" in f.what)
-    assert found.kind == "another" and found.what.startswith("train: torch was 1.0, here it is 2.")
+    (found,) = (m for m in verify(kept.run, kept.data) if "torch" in m.text)
+    assert found.kind == "another" and found.text.startswith("train: torch was 1.0, here it is 2.")
 
 
-def test_a_run_without_a_manifest_or_with_an_old_one_is_told(kept):
+def test_a_missing_or_old_manifest_is_refused(kept):
     path = kept.run.directory / "manifest.json"
     path.write_text('{"commit": "x", "phases": {"train": {"seconds": 1}}}')
-    with pytest.raises(BipvlError, match="older layout; delete"):
+    with pytest.raises(
+        BipvlError,
+        match=r"manifest\.json: is incomplete or of an older layout; delete .*seed0",
+    ):
         list(verify(kept.run, None))
     path.unlink()
-    with pytest.raises(BipvlError, match=r"manifest\.json is missing; train the run first"):
+    with pytest.raises(BipvlError, match=r"manifest\.json: file not found; train the run first"):
         list(verify(kept.run, None))
 
 
-# Fingerprints
+# Checksums
 
 
 def a_case(folder: Path) -> Case:
@@ -118,35 +137,34 @@ def a_case(folder: Path) -> Case:
 
 def test_data_that_changed_since_they_were_prepared_are_refused(tmp_path):
     case, known = a_case(tmp_path), tmp_path / "data.json"
-    write_fingerprints([case], known)
-    before = data_digest([case], known)
+    write_checksums([case], known)
+    before = data_checksum([case], known)
     os.utime(case.image, ns=(2 * known.stat().st_mtime_ns,) * 2)  # newer, the same content
-    assert data_digest([case], known) == before
+    assert data_checksum([case], known) == before
     case.image.write_text("igame")
     os.utime(case.image, ns=(2 * known.stat().st_mtime_ns,) * 2)
-    with pytest.raises(BipvlError, match="image has changed since its dataset was prepared; put it back"):
-        data_digest([case], known)
+    with pytest.raises(BipvlError, match="image: has changed since its data set was prepared; restore it"):
+        data_checksum([case], known)
     case.image.write_text("longer")
-    with pytest.raises(BipvlError, match="image has changed"):
-        data_digest([case], known)
+    with pytest.raises(BipvlError, match="image: has changed"):
+        data_checksum([case], known)
 
 
 def test_unknown_data_are_refused(tmp_path):
     case, known = a_case(tmp_path), tmp_path / "data.json"
-    with pytest.raises(BipvlError, match="prepare the dataset first"):
-        data_digest([case], known)
-    write_fingerprints([], known)
-    with pytest.raises(BipvlError, match="does not know the case a"):
-        data_digest([case], known)
+    with pytest.raises(BipvlError, match=r"data\.json: file not found; prepare the data set first"):
+        data_checksum([case], known)
+    write_checksums([], known)
+    with pytest.raises(BipvlError, match=r"data\.json: the case a was not there .*; remove it"):
+        data_checksum([case], known)
 
 
-def test_a_digest_is_of_the_content(smoke_runs, tmp_path):
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 1})
-    cases = list_cases(
-        Run.open(smoke_runs.runs / "smoke" / smoke_runs.dataset / "bipvlseg" / "seed0").spec,
-        smoke_runs.data_root,
+def test_checksums_depend_only_on_the_content(smoke_runs, tmp_path, trained_run):
+    assert (
+        json_checksum({"a": 1, "b": 2}) == json_checksum({"b": 2, "a": 1}) != json_checksum({"a": 2, "b": 1})
     )
-    write_fingerprints(cases, tmp_path / "data.json")
+    cases = list_cases(trained_run("bipvlseg").spec, smoke_runs.data_root)
+    write_checksums(cases, tmp_path / "data.json")
     known = json.loads((tmp_path / "data.json").read_text())
     assert {c.id: sha256(c.label) for c in cases} == {
         i: files["label"]["sha256"] for i, files in known.items()

@@ -1,9 +1,8 @@
-"""Killed at any moment, started again, a training ends with the bytes of one that never was; and alone."""
+"""A killed and resumed training is byte-identical to an uninterrupted one; one process per run directory."""
 
 import itertools
 import json
 import resource
-import shutil
 import signal
 from pathlib import Path
 
@@ -16,38 +15,22 @@ from bipvl.common.errors import BipvlError
 from bipvl.data.crops import prepared
 from bipvl.data.layouts import list_cases
 from bipvl.engine.evaluate import evaluate
-from bipvl.engine.run import Run
 from bipvl.engine.train import train
 
 
-@pytest.fixture
-def new_run(smoke_runs, tmp_path):
-    """A run of the smoke profile that has not begun, in a place of its own."""
-
-    def make(name: str = "runs", variant: str = "bipvlseg") -> Run:
-        where = {"profile": "smoke", "dataset": smoke_runs.dataset, "data_root": smoke_runs.data_root}
-        run = Run.plan(**where, variant=variant, seed=0, root=tmp_path / name)
-        run.split_path.parent.mkdir(parents=True)
-        for file in ("split.json", "data.json"):
-            shutil.copy(smoke_runs.runs / "smoke" / smoke_runs.dataset / file, run.split_path.parent)
-        return run
-
-    return make
-
-
-def test_killed_at_random_moments_trainings_end_with_the_same_bytes(
+def test_trainings_killed_at_random_moments_end_with_the_same_bytes(
     smoke_runs, new_run, pytestconfig, record_property
 ):
-    """Ten; as many as it is told in the stress script, which counts them."""
+    """Ten kills; the stress script asks for more and counts the trainings that pass."""
     kills = pytestconfig.getoption("kills", 10)
-    runs = (new_run(f"run{i}") for i in itertools.count())
-    survived = survive(kills, new_run("whole"), runs, smoke_runs.data_root, seed=0)
+    runs = (new_run(folder=f"run{i}") for i in itertools.count())
+    survived = survive(kills, new_run(folder="whole"), runs, smoke_runs.data_root, seed=0)
     record_property("held", sum(survived))
     record_property("of", kills)
     assert sum(survived) == kills
 
 
-def test_what_a_killed_process_left_half_done_is_cleared(smoke_runs, new_run):
+def test_unfinished_files_of_a_killed_process_are_deleted(smoke_runs, new_run):
     run = new_run()
     for name in (".4711.history.csv", "predictions/.4711.a.nii.gz", ".state-done/step-1/x", ".4711.model/x"):
         path = run.directory / name
@@ -62,8 +45,8 @@ def test_what_a_killed_process_left_half_done_is_cleared(smoke_runs, new_run):
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
-def test_a_prepared_case_that_was_left_half_written_is_made_anew(smoke_runs, new_run, share):
-    """As by a process that was killed while it moved the file there from another disk."""
+def test_a_prepared_case_that_is_incomplete_is_prepared_again(smoke_runs, new_run, share):
+    """As after a kill while the file was moved there from another disk."""
     run = new_run()
     case = list_cases(run.spec, smoke_runs.data_root)[:1]
     cases = prepared(run.spec, case, (10, 10, 10), run.directory / "cache")
@@ -74,19 +57,19 @@ def test_a_prepared_case_that_was_left_half_written_is_made_anew(smoke_runs, new
     assert torch.equal(torch.load(kept, weights_only=True)["image"], whole)
 
 
-def test_a_second_process_on_a_run_directory_is_told_so_and_stops(smoke_runs, new_run):
+def test_a_second_process_on_a_run_directory_is_refused(smoke_runs, new_run):
     run = new_run()
     run.directory.mkdir(parents=True)
     with FileLock(run.directory / ".lock"):
         for work in (train, evaluate):
-            with pytest.raises(BipvlError, match="seed0 is being worked on by another process; wait for it"):
+            with pytest.raises(BipvlError, match="seed0: is in use by another process; wait for it"):
                 work(run, smoke_runs.data_root, progress=False)
     assert {path.name for path in run.directory.iterdir()} == {".lock", "config.json"}
 
 
 @pytest.fixture
 def small_files():
-    """No file may grow beyond a limit, as on a full disk; yields what sets it (bytes, None: none)."""
+    """Limit the size of files, as on a full disk; yields a function that sets the limit (bytes or None)."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
@@ -99,11 +82,13 @@ def small_files():
 
 
 @pytest.mark.parametrize("size", [100, 10_000, 1_000_000])
-def test_a_full_disk_stops_in_a_sentence_and_loses_nothing(size, smoke_runs, new_run, small_files):
-    whole, full = new_run("whole"), new_run("full")
+def test_a_full_disk_is_reported_and_loses_nothing(size, smoke_runs, new_run, small_files):
+    whole, full = new_run(folder="whole"), new_run(folder="full")
     train(whole, smoke_runs.data_root, progress=False)
     small_files(size)
-    with pytest.raises(BipvlError, match=r"seed0 cannot be written \(.*\); free some space") as caught:
+    with pytest.raises(
+        BipvlError, match=r"seed0: cannot be written \(.*\); free some space.*to resume"
+    ) as caught:
         train(full, smoke_runs.data_root, progress=False)
     assert "\n" not in str(caught.value)
     small_files(None)
@@ -111,16 +96,16 @@ def test_a_full_disk_stops_in_a_sentence_and_loses_nothing(size, smoke_runs, new
     assert results(full) == results(whole)
 
 
-def test_a_folder_that_cannot_be_written_is_told(smoke_runs, new_run):
+def test_a_folder_that_is_not_writable_is_reported(smoke_runs, new_run):
     run = new_run()
     run.directory.parent.mkdir(parents=True)
-    run.directory.touch()  # a file is in the way; a folder without permission does not stop root
-    with pytest.raises(BipvlError, match="seed0 cannot be written"):
+    run.directory.touch()  # a file in its place, since permissions do not stop root
+    with pytest.raises(BipvlError, match="seed0: cannot be written"):
         train(run, smoke_runs.data_root, progress=False)
     assert run.directory.is_file()
 
 
-def test_the_manifest_of_a_killed_training_is_that_of_the_process_that_ended_it(smoke_runs, new_run):
+def test_a_killed_training_writes_its_manifest_when_it_is_complete(smoke_runs, new_run):
     run = new_run()
     process = train_in_process(run, smoke_runs.data_root)
     process.join(0.5)

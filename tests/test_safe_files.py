@@ -1,4 +1,4 @@
-"""Files are read without running what is in them: no pickle, no code of a model's own, no YAML objects."""
+"""Reading a file never runs code from it: no pickle, no code that comes with a model, no YAML objects."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ SAFE_LOADERS = {"_StrictLoader"}
 
 
 def unsafe_calls(source: str) -> list[str]:
-    """The calls in a source that could run what a file holds."""
+    """The calls in a source file that could run code from a file."""
     found = []
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         name, arguments = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
@@ -40,7 +40,7 @@ def unsafe_calls(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_source_runs_what_a_file_holds(path):
+def test_no_source_runs_code_from_a_file(path):
     assert unsafe_calls(path.read_text(encoding="utf-8")) == []
 
 
@@ -51,7 +51,7 @@ def test_unsafe_calls_are_found():
 
 
 class Trap:
-    """Unpickled in full, it leaves a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_text_encoder_with_code_of_its_own_is_refused_and_its_code_not_run(tmp_path):
+def test_code_that_comes_with_a_text_encoder_is_not_run(tmp_path):
     folder, sprung = tmp_path / "encoder", tmp_path / "sprung"
     folder.mkdir()
     (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(sprung)!r}).touch()\n")
@@ -74,7 +74,7 @@ def test_a_text_encoder_with_code_of_its_own_is_refused_and_its_code_not_run(tmp
     assert not sprung.exists()
 
 
-def test_a_text_encoder_whose_weights_are_a_trap_is_refused(tmp_path, tiny_text_config):
+def test_a_text_encoder_with_pickled_code_is_refused(tmp_path, tiny_text_config):
     config = tiny_text_config()
     (tmp_path / "config.json").write_text(json.dumps(config))
     torch.save({"x": Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin")
@@ -83,9 +83,8 @@ def test_a_text_encoder_whose_weights_are_a_trap_is_refused(tmp_path, tiny_text_
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_network_in_a_pickle_is_not_read(smoke_runs, tmp_path):
-    source = smoke_runs.runs / "smoke" / smoke_runs.dataset / "swin_unetr_v2" / "seed0"
-    shutil.copytree(source, folder := tmp_path / "seed0")
+def test_a_pickled_network_is_not_read(tmp_path, trained_run):
+    shutil.copytree(trained_run("swin_unetr_v2").directory, folder := tmp_path / "seed0")
     (folder / "model" / "model.safetensors").unlink()
     torch.save({"x": Trap(tmp_path / "sprung")}, folder / "model" / "pytorch_model.bin")
     with pytest.raises(BipvlError, match=r"model holds no network of SwinUNETR-V2 that can be loaded"):
@@ -93,37 +92,32 @@ def test_a_network_in_a_pickle_is_not_read(smoke_runs, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_prepared_case_that_is_a_trap_is_not_read(smoke_runs, tmp_path):
-    run = Run.open(smoke_runs.runs / "smoke" / smoke_runs.dataset / "swin_unetr_v2" / "seed0")
+def test_a_prepared_case_with_pickled_code_is_not_read(smoke_runs, tmp_path, trained_run):
+    run = trained_run("swin_unetr_v2")
     cases = prepared(
         run.spec, list_cases(run.spec, smoke_runs.data_root)[:1], (10, 10, 10), tmp_path / "cache"
     )
     assert isinstance(cases, PersistentDataset) and cases[0]["image"].ndim == 4
     (kept,) = (tmp_path / "cache").rglob("*.pt")
     torch.save({"image": Trap(tmp_path / "sprung")}, kept)
-    with pytest.warns(UserWarning, match="Corrupt cache file detected"):  # and made anew
+    with pytest.warns(UserWarning, match="Corrupt cache file detected"):  # and prepared again
         assert cases[0]["image"].ndim == 4
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_saved_state_that_is_a_trap_is_not_read(smoke_runs, tmp_path):
-    source = smoke_runs.runs / "smoke" / smoke_runs.dataset
-    where = {"profile": "smoke", "dataset": smoke_runs.dataset, "variant": "swin_unetr_v2", "seed": 0}
-    run = Run.plan(**where, data_root=smoke_runs.data_root, root=tmp_path / "runs")
-    run.split_path.parent.mkdir(parents=True)
-    for name in ("split.json", "data.json"):
-        shutil.copy(source / name, run.split_path.parent)
+def test_a_saved_state_with_pickled_code_is_not_read(smoke_runs, tmp_path, new_run, trained_run):
+    run = new_run("swin_unetr_v2")
     state = run.directory / "state" / "step-00000001"
     state.mkdir(parents=True)
-    shutil.copy(source / "swin_unetr_v2" / "seed0" / "history.csv", state)
+    shutil.copy(trained_run("swin_unetr_v2").directory / "history.csv", state)
     for name in ("optimizer.bin", "random_states_0.pkl"):
         torch.save({"x": Trap(tmp_path / "sprung")}, state / name)
-    with pytest.raises(Exception):  # noqa: B017 - whatever accelerate says of it
+    with pytest.raises(Exception):  # noqa: B017 - accelerate raises different ones
         train(run, smoke_runs.data_root, progress=False)
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_yaml_object_is_not_made(tmp_path):
+def test_a_yaml_object_is_not_created(tmp_path):
     from bipvl.analysis.studies import load_experiments
 
     path = tmp_path / "experiments.yaml"

@@ -1,7 +1,8 @@
 """A program for several processes: python train_and_evaluate.py DATA_ROOT RUNS BATCH_SIZE VARIANT …
 
-Trains each variant at the smoke profile in double precision, each process with so many samples a step, and
-evaluates the first. In single precision AdamW makes a whole step of what rounding leaves of a gradient of 0.
+Trains each variant at the profile smoke in double precision, with BATCH_SIZE samples per step and process,
+and evaluates the first one. In single precision, AdamW turns the rounding error of a zero gradient into a
+full step.
 """
 
 import sys
