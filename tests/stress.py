@@ -28,9 +28,11 @@ TESTED = {
         "test_corruptions.py::test_a_wrong_yaml_is_reported_in_one_sentence"
     ),
     "other commands on corrupt data, splits, runs, weights, scans and prompts": (
-        "test_corruptions_of_commands.py::test_a_corruption_is_told_in_a_sentence"
+        "test_corruptions_of_commands.py::test_bad_input_is_reported_in_one_sentence"
     ),
-    "wrong arguments and folders on the command line": "test_cli.py::test_bad_input_is_a_sentence",
+    "wrong arguments and folders on the command line": (
+        "test_cli.py::test_bad_input_is_reported_in_a_sentence_and_writes_nothing"
+    ),
     "scans in every orientation, oblique, 1.5 mm": (
         "test_inversion.py::test_every_orientation_returns_to_the_voxel"
     ),
@@ -38,7 +40,7 @@ TESTED = {
         "test_inversion.py::test_every_orientation_returns_from_another_spacing"
     ),
     "scans of any shape, one or four channels": "test_inversion.py::test_any_shape_returns_to_the_voxel",
-    "scans with different headers": "test_inversion.py::test_a_header_of_any_kind_is_kept",
+    "scans with different headers": "test_inversion.py::test_headers_of_any_kind_are_kept",
 }
 """Description → test; each parameter of a test counts as one case."""
 

@@ -1,4 +1,4 @@
-"""Notebooks: paired, opened alike, and each executed once at a scale of seconds."""
+"""Notebooks: pairing with scripts, common first cells, and one quick execution of each."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import papermill
 import pytest
 from wheels import build_wheel, environment, site_packages
 
-from tools.update_links import addressed, repository
+from tools.update_links import repository, with_links
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -31,13 +31,13 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
-def test_each_notebook_has_its_pair():
+def test_each_notebook_has_a_script():
     assert sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.py")) == NAMES
     assert len(NAMES) >= 7
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_pair_is_equal_and_the_notebook_holds_no_outputs(name):
+def test_script_and_notebook_are_equal_and_the_notebook_has_no_outputs(name):
     script, book = jupytext.read(ROOT / "notebooks" / f"{name}.py"), notebook(name)
     assert [(c.cell_type, c.source, tags(c)) for c in script.cells] == [
         (c.cell_type, c.source, tags(c)) for c in book.cells
@@ -49,7 +49,7 @@ def test_the_pair_is_equal_and_the_notebook_holds_no_outputs(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_opens_with_title_badge_installation_and_parameters(name):
+def test_the_first_cells_are_title_badge_installation_and_parameters(name):
     head, install, parameters, *rest = notebook(name).cells
     address = repository(ROOT / "pyproject.toml")
     path = address.removeprefix("https://github.com/")
@@ -65,17 +65,17 @@ def test_it_opens_with_title_badge_installation_and_parameters(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_addresses_follow_pyproject(name, tmp_path):
+def test_links_follow_the_address_in_pyproject(name, tmp_path):
     text = (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
     address = repository(ROOT / "pyproject.toml")
-    assert addressed(text, name, address) == text, "type: python tools/update_links.py notebooks/*.py"
-    moved = addressed(text, name, "https://github.com/else/where")
+    assert with_links(text, name, address) == text, "run: python tools/update_links.py notebooks/*.py"
+    moved = with_links(text, name, "https://github.com/else/where")
     assert moved.count("else/where") == 2 and address not in moved
-    assert addressed(moved, name, address) == text
+    assert with_links(moved, name, address) == text
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_what_to_run_first(name):
+def test_a_notebook_that_needs_a_study_names_the_command_to_run_first(name):
     head = notebook(name).cells[0].source
     code = "".join(cell.source for cell in notebook(name).cells)
     if "study_folders(" in code or "gather_runs(" in code:
@@ -85,7 +85,7 @@ def test_it_says_what_to_run_first(name):
 
 @pytest.fixture
 def execute(smoke_runs, tmp_path, monkeypatch):
-    """name, parameters → the executed notebook; runs and figures that are written go to ``tmp_path``."""
+    """A function that executes a notebook by name with parameters, into ``tmp_path``, and returns it."""
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
     def run(name, **parameters):
@@ -102,7 +102,7 @@ def execute(smoke_runs, tmp_path, monkeypatch):
 
 
 def pictures(book):
-    """How many pictures the notebook shows."""
+    """The number of pictures in the notebook."""
     outputs = (o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs)
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
@@ -114,17 +114,17 @@ def test_quickstart_segments_a_test_case(smoke_runs, execute, tmp_path):
     assert pictures(book) == 1
 
 
-def test_quickstart_without_a_trained_run_says_so(execute, tmp_path):
+def test_quickstart_without_a_trained_run_is_an_error(execute, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         execute("00_quickstart", run=tmp_path / "none")
     assert caught.value.ename == "BipvlError"
     assert "holds no trained run yet; type `make reproduce`" in caught.value.evalue
 
 
-def test_quickstart_alone_in_an_empty_folder_trains_what_it_shows(tmp_path):
-    """As on Colab: an environment of its own, the package from a wheel, no repository around."""
+def test_quickstart_in_an_empty_folder_trains_a_run_first(tmp_path):
+    """As on Colab: a new environment, the package from a wheel, no repository."""
     python = environment(build_wheel(tmp_path / "source"), tmp_path / "python")
-    here = sysconfig.get_path("purelib")  # what the package needs, without its editable installation
+    here = sysconfig.get_path("purelib")  # the dependencies, without the editable installation
     (site_packages(python) / "others.pth").write_text(f"{here}\n")
     place = tmp_path / "place"
     place.mkdir()
@@ -145,7 +145,7 @@ def test_quickstart_alone_in_an_empty_folder_trains_what_it_shows(tmp_path):
     assert Path(installed.strip()).is_relative_to(tmp_path / "python")
 
 
-def test_prompt_lab_executed_shows_slices_and_edits_and_no_widget(smoke_runs, execute, tmp_path):
+def test_prompt_lab_shows_slices_and_edits_without_widgets_when_executed(smoke_runs, execute, tmp_path):
     run = smoke_runs.runs / "smoke" / smoke_runs.dataset / "bipvlseg" / "seed0"
     words = {"structure": "left atrium", "text": "a shape of my own", "output": tmp_path / "labels.nii.gz"}
     book = execute("16_prompt_lab", run=run, **words)
@@ -155,13 +155,13 @@ def test_prompt_lab_executed_shows_slices_and_edits_and_no_widget(smoke_runs, ex
     assert "Open this notebook in JupyterLab" in outputs[-1]["text"]
 
 
-def test_own_data_notebook_goes_from_a_folder_to_a_mask(execute, tmp_path):
+def test_own_data_notebook_trains_on_a_folder_and_writes_a_mask(execute, tmp_path):
     book = execute("15_own_data", profile="smoke", data_root=tmp_path / "own")
     assert (tmp_path / "own" / "labels.nii.gz").is_file()
     assert pictures(book) == 1
 
 
-def test_data_notebook_prepares_and_shows(smoke_runs, execute, tmp_path):
+def test_data_notebook_prepares_the_data_and_draws_samples(smoke_runs, execute, tmp_path):
     runs, figures = tmp_path / "runs", tmp_path / "figures"
     book = execute("01_data", profile="smoke", dataset=smoke_runs.dataset, runs=runs, figures=figures)
     assert (runs / "smoke" / smoke_runs.dataset / "split.json").is_file()
@@ -189,7 +189,7 @@ def test_run_notebook_trains_and_evaluates(smoke_runs, execute, tmp_path):
         ("11_claims", ("claims",)),
     ],
 )
-def test_study_notebooks_draw(smoke_runs, execute, tmp_path, name, written):
+def test_study_notebooks_draw_their_figures(smoke_runs, execute, tmp_path, name, written):
     book = execute(name, profile="smoke", study="main", runs=smoke_runs.runs, figures=tmp_path / "figures")
     folder = tmp_path / "figures" / "smoke"
     assert {path.stem for path in folder.glob("*.pdf")} == set(written)

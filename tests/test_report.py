@@ -103,9 +103,9 @@ def stress_table() -> pd.DataFrame:
 def test_passed_and_failed_cases_are_counted():
     table = stress_table()
     assert table["held"].tolist()[:3] == [1, 2, 0] and table["of"].tolist()[:3] == [2, 2, 0]
-    assert table["failed"][0].startswith("test_killed_at_random_moments") and not table["failed"][1]
+    assert table["failed"][0].startswith("test_trainings_killed") and not table["failed"][1]
     assert table["seconds"].tolist()[:2] == [2, 4]
-    assert "| 1 | 2 | 2 | test_killed" in page(table)
+    assert "| 1 | 2 | 2 | test_trainings_killed" in page(table)
 
 
 def test_every_stress_test_exists():
@@ -119,7 +119,7 @@ def test_the_index_shows_the_stress_tests_with_commit_and_packages(report):
     table.to_csv("figures/stress.csv", index=False)
     index, _ = report()
     assert re.search(
-        r"<td>killed trainings .*</td><td>1</td><td>2</td><td>2</td><td>test_killed.*</td>", index
+        r"<td>killed trainings .*</td><td>1</td><td>2</td><td>2</td><td>test_trainings_killed.*</td>", index
     )
     assert table["commit"][0] in index and table["packages"][0] in index
     assert Path("report/quick/stress.csv").is_file()

@@ -1,4 +1,4 @@
-"""Many runs: as jobs of a Slurm cluster, and side by side on one machine."""
+"""Many runs: as jobs of a Slurm cluster, and in parallel on one machine."""
 
 import json
 import os
@@ -11,19 +11,19 @@ from test_workflow import ROOT, snakemake, write_data_notebook, write_experiment
 PROFILE = ROOT / "notebooks" / "slurm" / "config.yaml"
 
 
-def test_the_profile_is_edited_in_two_places():
+def test_the_slurm_profile_has_two_values_to_edit():
     places = re.findall(r"^ *(\w+): (YOUR_\w+) # (\d)\.", PROFILE.read_text(encoding="utf-8"), re.MULTILINE)
     assert places == [("slurm_account", "YOUR_ACCOUNT", "1"), ("slurm_partition", "YOUR_PARTITION", "2")]
     content = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
     assert content["executor"] == "slurm"
 
 
-def test_every_notebook_would_be_a_job_of_the_cluster(tmp_path):
+def test_every_notebook_is_a_job_of_the_cluster(tmp_path):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     flags = ("--dry-run", "--profile", "notebooks/slurm")
-    code, told = snakemake(tmp_path, *flags, PROFILE="paper", STUDY="main")
-    assert code == 0, told
-    jobs = re.findall(r"^rule (\w+):\n.*?^    resources: (.*?)$", told, re.MULTILINE | re.DOTALL)
+    code, output = snakemake(tmp_path, *flags, PROFILE="paper", STUDY="main")
+    assert code == 0, output
+    jobs = re.findall(r"^rule (\w+):\n.*?^    resources: (.*?)$", output, re.MULTILINE | re.DOTALL)
     assert len(jobs) > 50 and {"prepare_amos22", "run_amos22", "study"} <= {rule for rule, _ in jobs}
     for rule, resources in jobs:
         for name in ("slurm_account=", "slurm_partition=", "runtime=1440", "cpus_per_task=8"):
@@ -31,14 +31,14 @@ def test_every_notebook_would_be_a_job_of_the_cluster(tmp_path):
         assert ("gpu=1" in resources) == rule.startswith("run_"), rule
 
 
-def test_a_job_is_submitted_with_the_profiles_account_and_partition(tmp_path, monkeypatch):
-    """To an sbatch that notes what it is given and refuses."""
+def test_jobs_are_submitted_with_the_profiles_account_and_partition(tmp_path, monkeypatch):
+    """Slurm's commands are replaced by scripts that log their arguments; sbatch fails."""
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     bin = tmp_path / "bin"
     bin.mkdir()
     for command in ("sbatch", "sacct", "squeue", "scontrol", "sacctmgr", "sshare", "sinfo"):
         (bin / command).write_text(
-            f"#!/bin/sh\necho {command} $* >> {tmp_path}/told\n[ {command} != sbatch ]\n"
+            f"#!/bin/sh\necho {command} $* >> {tmp_path}/calls\n[ {command} != sbatch ]\n"
         )
         (bin / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin}:{os.environ['PATH']}")
@@ -48,18 +48,17 @@ def test_a_job_is_submitted_with_the_profiles_account_and_partition(tmp_path, mo
         (prepared / name).touch()
     flags = ("--profile", "notebooks/slurm", "--retries", "0", "--rerun-triggers", "mtime")
     flags += ("--slurm-init-seconds-before-status-checks", "1")
-    code, told = snakemake(tmp_path, *flags, PROFILE="quick", STUDY="fusion")
-    submitted = (tmp_path / "told").read_text().splitlines()
+    code, output = snakemake(tmp_path, *flags, PROFILE="quick", STUDY="fusion")
     assert code != 0
-    calls = [line for line in submitted if line.startswith("sbatch")]
-    assert calls, told
+    calls = [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("sbatch")]
+    assert calls, output
     for call in calls:
         for option in ("-A YOUR_ACCOUNT", "-p YOUR_PARTITION", "-t 1440", "--gpus=1", "--cpus-per-task=8"):
             assert option in call
 
 
-def test_notebooks_that_run_at_once_have_equal_shares_of_the_cores(tmp_path):
-    """Eight cores for JOBS=3: two threads each, as torch sees them, and never a fourth at once."""
+def test_parallel_notebooks_share_the_cores_equally(tmp_path):
+    """Eight cores for JOBS=3: two torch threads each, and at most three notebooks at the same time."""
     notebooks, common = tmp_path / "notebooks", {"profile": "", "runs": "", "data_root": None}
     write_data_notebook(notebooks, **common)
     write_notebook(
@@ -80,9 +79,9 @@ def test_notebooks_that_run_at_once_have_equal_shares_of_the_cores(tmp_path):
     for name in ("03_main_table", "11_claims"):
         write_notebook(notebooks / f"{name}.ipynb", "", **common, study="", figures="")
     write_experiments(notebooks, seeds={"quick": [0, 1, 2, 3]})
-    code, told = snakemake(tmp_path, "--cores", "8", PROFILE="quick", JOBS=3)
-    assert code == 0, told
+    code, output = snakemake(tmp_path, "--cores", "8", PROFILE="quick", JOBS=3)
+    assert code == 0, output
     seen = [json.loads(path.read_text()) for path in Path(tmp_path).rglob("seen.json")]
     assert [threads for _, _, threads in seen] == [2] * 4
-    at_once = [sum(start <= moment < end for start, end, _ in seen) for moment, _, _ in seen]
-    assert max(at_once) <= 3
+    running = [sum(start <= moment < end for start, end, _ in seen) for moment, _, _ in seen]
+    assert max(running) <= 3

@@ -1,4 +1,4 @@
-"""The studies, the workflow over them, and the notebooks and pages that it makes."""
+"""The studies of experiments.yaml, the workflow that runs them, and the notebooks and reports it writes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from bipvl.analysis.studies import load_experiments
 from bipvl.common.errors import BipvlError
 from bipvl.engine.variants import VARIANTS
 from tools.report import write_report
-from tools.run_notebook import Lines, execute
+from tools.run_notebook import LabelledLines, execute
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "notebooks" / "experiments.yaml"
@@ -31,7 +31,7 @@ STUDY = {
 
 
 def write_notebook(path: Path, code: str, **parameters: object) -> Path:
-    """A stand-in notebook: a heading, its parameters, one cell of code."""
+    """Write a notebook with a heading, its parameters and one cell of code."""
     cell = new_code_cell(
         "\n".join(f"{name} = {value!r}" for name, value in parameters.items()),
         metadata={"tags": ["parameters"]},
@@ -48,7 +48,7 @@ def write_notebook(path: Path, code: str, **parameters: object) -> Path:
 
 
 def write_data_notebook(notebooks: Path, **parameters: object) -> None:
-    """A 01_data.ipynb that leaves the files which the workflow expects of it, and nothing in them."""
+    """Write a 01_data.ipynb that creates the files that the workflow expects, all empty."""
     write_notebook(
         notebooks / "01_data.ipynb",
         "from pathlib import Path\n"
@@ -63,7 +63,7 @@ def write_data_notebook(notebooks: Path, **parameters: object) -> None:
 
 
 def write_experiments(folder: Path, **changes: object) -> Path:
-    """An experiments.yaml of one study on one dataset, with one field of the study changed."""
+    """Write an experiments.yaml with one study on one data set; ``changes`` replace fields of the study."""
     (folder / "03_main_table.ipynb").touch()
     path = folder / "experiments.yaml"
     content = {"datasets": ["mmwhs_ct"], "studies": {"small": STUDY | changes}}
@@ -72,7 +72,7 @@ def write_experiments(folder: Path, **changes: object) -> Path:
 
 
 def snakemake(folder: Path, *flags: str, **config: object) -> tuple[int, str]:
-    """Run the workflow in a folder; exit code and all that it prints."""
+    """Run the workflow in a folder; returns its exit code and its output."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "notebooks" / "Snakefile"]
     command += ["--cores", "2", "--nolock", "--rerun-incomplete", *flags]
     command += ["--config", *(f"{name}={value}" for name, value in config.items())] if config else []
@@ -83,10 +83,10 @@ def snakemake(folder: Path, *flags: str, **config: object) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-# The studies
+# --- studies ---
 
 
-def test_the_main_study_compares_two_networks_on_four_datasets():
+def test_the_main_study_compares_two_networks_on_four_data_sets():
     experiments = load_experiments("quick", EXPERIMENTS)
     (main,) = (s for s in experiments.select("all") if s.name == "main")
     assert experiments.datasets == main.datasets == ("amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain")
@@ -100,58 +100,65 @@ def test_the_main_study_compares_two_networks_on_four_datasets():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"variants": ["bipvlsegg"]}, "bipvlseg"),
-        ({"variants": []}, "'variants' of study 'small' must be a list of names"),
-        ({"variants": ["bipvlseg", "bipvlseg"]}, "none twice"),
-        ({"seeds": {"quik": [0]}}, "quick"),
-        ({"seeds": {"quick": [-1]}}, "whole numbers"),
-        ({"seeds": {"quick": 0}}, "whole numbers"),
-        ({"seeds": {"quick": [0], "defualt": [0]}}, "default"),
-        ({"variants": {"laptop": ["bipvlseg"]}}, "'variants' of study 'small' must be a list of names"),
-        ({"external": ["nnunet"]}, "no external prediction 'nnunet'"),
-        ({"notebooks": ["03_main_tabel"]}, "03_main_tabel.ipynb"),
-        ({"notebooks": ["../03_main_table"]}, "there is no notebook '../03_main_table.ipynb' beside it"),
-        ({"title": 3}, "'title'"),
-        ({"datasets": ["mmwhs"]}, "no dataset 'mmwhs'"),
-        ({"datasets": []}, "'datasets' of study 'small' must be a list of names"),
-        ({"notes": ""}, "no field of study 'small' 'notes'"),
+        ({"variants": ["bipvlsegg"]}, "there is no variant 'bipvlsegg'; choose one of: bipvlseg"),
+        ({"variants": []}, "'studies.small.variants' is []; it must be a list of different names"),
+        ({"variants": ["bipvlseg"] * 2}, "'studies.small.variants' lists 'bipvlseg' twice; remove one"),
+        (
+            {"variants": {"laptop": ["bipvlseg"]}},
+            "'studies.small.variants' has nothing for profile 'quick'; ",
+        ),
+        ({"seeds": {"quik": [0]}}, "'studies.small.seeds' 'quik'; choose one of: quick"),
+        ({"seeds": {"quick": [0], "defualt": [0]}}, "'defualt'; choose one of: default"),
+        ({"seeds": {"quick": [-1]}}, "'studies.small.seeds' is {'quick': [-1]}; it must be a list of whole"),
+        (
+            {"seeds": {"quick": 0}},
+            "'studies.small.seeds' is {'quick': 0}; it must be a list of whole numbers",
+        ),
+        ({"external": ["nnunet"]}, "there is no external prediction 'nnunet'; "),
+        ({"notebooks": ["03_main_tabel"]}, "there is no notebook 03_main_tabel.ipynb in "),
+        ({"notebooks": ["../03_main_table"]}, "there is no notebook ../03_main_table.ipynb in "),
+        ({"title": 3}, "'studies.small.title' is 3; it must be a text"),
+        ({"datasets": ["mmwhs"]}, "'mmwhs'; choose one of: mmwhs_mr, mmwhs_ct"),
+        ({"datasets": []}, "'studies.small.datasets' is []; it must be a list of different names"),
+        ({"notes": ""}, "there is no key 'studies.small.notes'; use one of: notebooks"),
     ],
 )
-def test_a_slip_in_a_study_is_told(tmp_path, changes, sentence):
+def test_a_mistake_in_a_study_is_reported(tmp_path, changes, sentence):
     path = write_experiments(tmp_path, **changes)
     with pytest.raises(BipvlError, match=re.escape(sentence)) as caught:
         load_experiments("quick", path)
-    assert str(path) in str(caught.value)
+    assert caught.value.file == path and caught.value.fix
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("datasets: [amos23]\nstudies: {}", "amos22"),
-        ("datasets: [amos22]", "lacks studies"),
-        ("datasets: [amos22]\nstudies: {}", "'studies' must map"),
-        ("datasets: [amos22]\nstudies: {all: {}}", "every study"),
-        ("datasets: [amos22]\nstudies: {../elsewhere: {}}", "a study may not be called '../elsewhere'"),
-        ("datasets: [amos22]\nstudies: {small: {title: x}}", "lacks question"),
-        ("datasets: [amos22]\nstudy: {}", "'study'"),
-        ("- amos22", "must be a mapping"),
-        ("datasets: [", "cannot be read as YAML"),
+        ("datasets: [amos23]\nstudies: {small: STUDY}", "'amos23'; choose one of: amos22"),
+        ("datasets: [amos22]", "'studies' is missing; "),
+        ("datasets: [amos22]\nstudies: {}", "'studies' is {}; "),
+        ("datasets: [amos22]\nstudies: {all: STUDY}", "'all'"),
+        ("datasets: [amos22]\nstudies: {../elsewhere: STUDY}", "'../elsewhere'"),
+        ("datasets: [amos22]\nstudies: {small: {title: x}}", "'studies.small.question' is missing; "),
+        ("datasets: [amos22]\nstudy: {}", "there is no key 'study'; use one of: studies"),
+        ("- amos22", "holds no mapping of keys to values; "),
+        ("datasets: [", "not readable as YAML"),
     ],
 )
-def test_a_slip_in_the_file_is_told(tmp_path, text, sentence):
-    path = tmp_path / "experiments.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(BipvlError, match=sentence):
+def test_a_mistake_in_the_file_is_reported(tmp_path, text, sentence):
+    path = write_experiments(tmp_path)
+    path.write_text(text.replace("STUDY", json.dumps(STUDY)), encoding="utf-8")
+    with pytest.raises(BipvlError, match=re.escape(sentence)) as caught:
         load_experiments("quick", path)
+    assert caught.value.file == path and caught.value.fix
 
 
-def test_a_study_runs_on_its_own_datasets_or_on_all(tmp_path):
-    own = load_experiments("quick", write_experiments(tmp_path, datasets=["msd_brain"])).study("small")
-    assert own.datasets == ("msd_brain",)
+def test_a_study_runs_on_its_data_sets_or_on_all(tmp_path):
+    study = load_experiments("quick", write_experiments(tmp_path, datasets=["msd_brain"])).study("small")
+    assert study.datasets == ("msd_brain",)
     assert load_experiments("quick", write_experiments(tmp_path)).study("small").datasets == ("mmwhs_ct",)
 
 
-def test_a_profile_may_have_datasets_variants_and_seeds_of_its_own(tmp_path):
+def test_variants_and_seeds_may_depend_on_the_profile(tmp_path):
     variants = {"default": ["bipvlseg", "unet"], "quick": ["bipvlseg"]}
     path = write_experiments(tmp_path, variants=variants, seeds={"default": [0, 1], "quick": [3]})
     quick, laptop = (load_experiments(p, path).study("small") for p in ("quick", "laptop"))
@@ -160,30 +167,25 @@ def test_a_profile_may_have_datasets_variants_and_seeds_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("profile", ["quick", "laptop", "paper"])
-def test_every_study_of_the_paper_is_there_and_begins_with_the_method(profile):
+def test_every_profile_has_all_studies_of_the_paper_and_each_starts_with_the_method(profile):
     studies = {s.name: s for s in load_experiments(profile, EXPERIMENTS).select("all")}
     named = {"main", "comparison", "fusion", "objective", "text_encoder", "prompts", "backbone", "released"}
     assert set(studies) >= named | {"variance", "efficiency"}
     assert all(study.variants[0] == "bipvlseg" for study in studies.values())
 
 
-def test_at_the_papers_scale_every_variant_has_its_study():
-    studied = {
-        v
-        for p in ("laptop", "paper")
-        for s in load_experiments(p, EXPERIMENTS).select("all")
-        for v in s.variants
-    }
-    assert studied == set(VARIANTS)
+def test_every_variant_is_part_of_a_study():
+    studies = [s for p in ("laptop", "paper") for s in load_experiments(p, EXPERIMENTS).select("all")]
+    assert {variant for study in studies for variant in study.variants} == set(VARIANTS)
 
 
-def test_a_study_is_chosen_by_name_or_by_profile(tmp_path):
+def test_studies_are_selected_by_name_or_by_profile(tmp_path):
     experiments = load_experiments("quick", write_experiments(tmp_path))
     (small,) = experiments.select("small")
     assert experiments.select("all") == [small]
     assert load_experiments("laptop", write_experiments(tmp_path)).select("all") == []
     for study, profile, sentence in [
-        ("smal", "quick", "small"),
+        ("smal", "quick", "there is no study 'smal'; choose one of: small"),
         ("small", "laptop", "no seeds for profile 'laptop'"),
         ("all", "x", "no profile 'x'"),
     ]:
@@ -191,14 +193,14 @@ def test_a_study_is_chosen_by_name_or_by_profile(tmp_path):
             load_experiments(profile, write_experiments(tmp_path)).select(study)
 
 
-# The workflow
+# --- the workflow ---
 
 
 def test_the_quick_profile_runs_every_study_and_each_run_once(tmp_path):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    code, told = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
-    assert code == 0, told
-    counts = {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", told, re.MULTILINE)}
+    code, output = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
+    assert code == 0, output
+    counts = {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
     studies = load_experiments("quick", EXPERIMENTS).select("all")
     for dataset in ("amos22", "mmwhs_ct", "mmwhs_mr", "msd_brain"):
         assert counts[f"prepare_{dataset}"] == 1
@@ -209,7 +211,7 @@ def test_the_quick_profile_runs_every_study_and_each_run_once(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_others_predictions_are_a_step_of_the_studies_that_show_them(tmp_path):
+def test_external_predictions_are_evaluated_for_the_studies_that_use_them(tmp_path):
     (tmp_path / "notebooks").mkdir()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         (tmp_path / "notebooks" / path.name).symlink_to(path)
@@ -220,17 +222,19 @@ def test_others_predictions_are_a_step_of_the_studies_that_show_them(tmp_path):
         "studies": {"small": STUDY | {"external": ["their_tool"]}},
     }
     (tmp_path / "notebooks" / "experiments.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    _, told = snakemake(tmp_path, "--dry-run", "--printshellcmds")
-    steps = re.findall(r"12_external.ipynb (\S+) .* dataset=(\w+) name=(\w+)", told)
-    assert steps == [("runs/quick/mmwhs_ct/their_tool/seed0/notebook.ipynb", "mmwhs_ct", "their_tool")], told
+    _, output = snakemake(tmp_path, "--dry-run", "--printshellcmds")
+    steps = re.findall(r"12_external.ipynb (\S+) .* dataset=(\w+) name=(\w+)", output)
+    assert steps == [("runs/quick/mmwhs_ct/their_tool/seed0/notebook.ipynb", "mmwhs_ct", "their_tool")], (
+        output
+    )
 
 
-def test_each_step_is_of_the_dataset_that_its_output_names(tmp_path):
+def test_each_step_uses_the_data_set_in_the_path_of_its_output(tmp_path):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    _, told = snakemake(tmp_path, "--dry-run", "--printshellcmds")
-    steps = re.findall(r"run_notebook.py \S+ runs/quick/(\w+)/.* dataset=(\w+)", told)
+    _, output = snakemake(tmp_path, "--dry-run", "--printshellcmds")
+    steps = re.findall(r"run_notebook.py \S+ runs/quick/(\w+)/.* dataset=(\w+)", output)
     assert len(steps) > 16
-    assert all(output == dataset for output, dataset in steps)
+    assert all(folder == dataset for folder, dataset in steps)
 
 
 @pytest.mark.parametrize(
@@ -238,18 +242,18 @@ def test_each_step_is_of_the_dataset_that_its_output_names(tmp_path):
     [
         ({"STUDY": "mian"}, "there is no study 'mian'; choose one of: main"),
         ({"PROFILE": "quik"}, "there is no profile 'quik'; choose one of: quick"),
-        ({"JOBS": "many"}, "JOBS is 'many'"),
+        ({"JOBS": "many"}, "JOBS is 'many'; give the number of notebooks"),
     ],
 )
-def test_a_wrong_value_is_one_sentence(tmp_path, config, sentence):
+def test_a_wrong_value_is_reported_in_one_sentence(tmp_path, config, sentence):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    code, told = snakemake(tmp_path, **config)
+    code, output = snakemake(tmp_path, **config)
     assert code != 0
-    assert told.count("\n") == 1
-    assert told.startswith(f"bipvl: {sentence}")
+    assert output.count("\n") == 1
+    assert output.startswith(f"bipvl: {sentence}")
 
 
-def test_it_fails_in_a_sentence_goes_on_and_then_has_nothing_to_do(tmp_path):
+def test_a_failed_workflow_reports_the_error_resumes_and_then_has_nothing_to_do(tmp_path):
     notebooks = tmp_path / "notebooks"
     common = {"profile": "", "runs": "", "data_root": None}
     write_data_notebook(notebooks, **common)
@@ -262,7 +266,7 @@ def test_it_fails_in_a_sentence_goes_on_and_then_has_nothing_to_do(tmp_path):
         "(folder / 'state').write_text(steps + '|')\n"
         "(folder / 'metrics.csv').write_text(f'{seed + 1}')\n"
         "if not steps:\n"
-        "    raise BipvlError('the lamp is out; light it')",
+        "    raise BipvlError('the lamp is out', 'light it')",
         **common,
         dataset="",
         variant="",
@@ -273,35 +277,37 @@ def test_it_fails_in_a_sentence_goes_on_and_then_has_nothing_to_do(tmp_path):
     write_experiments(notebooks)
     run = tmp_path / "runs" / "quick" / "mmwhs_ct" / "bipvlseg" / "seed0"
 
-    code, told = snakemake(tmp_path)
+    code, output = snakemake(tmp_path)
     assert code != 0
-    assert "mmwhs_ct/bipvlseg/seed0: the lamp is out; light it" in told, told
-    assert "Traceback" not in told
+    assert "mmwhs_ct/bipvlseg/seed0: the lamp is out; light it; see the failed cell in runs/" in output, (
+        output
+    )
+    assert "Traceback" not in output
     assert {path.name for path in run.iterdir()} == {"state", "notebook.failed.ipynb"}
 
-    code, told = snakemake(tmp_path)
-    assert code == 0, told
+    code, output = snakemake(tmp_path)
+    assert code == 0, output
     assert {path.name for path in run.iterdir()} == {"state", "notebook.ipynb", "metrics.csv"}
     assert (run / "state").read_text() == "||"
     assert (run / "metrics.csv").read_text() == "1"
 
-    code, told = snakemake(tmp_path)
+    code, output = snakemake(tmp_path)
     assert code == 0
-    assert "Nothing to be done" in told
+    assert "Nothing to be done" in output
 
 
-# The notebooks and pages
+# --- notebooks and reports ---
 
 
-def test_progress_is_told_in_lines(capsys):
-    lines = Lines(label="heart", target=sys.stdout)
+def test_progress_is_printed_in_labelled_lines(capsys):
+    lines = LabelledLines(label="heart", target=sys.stdout)
     for text in ("one\nt", "wo\n", "\rbar 0%", "\rbar 9%", "\n", " \n", "three"):
         lines.write(text)
     assert capsys.readouterr().out == "heart: one\nheart: two\nheart: bar 0%\nheart: bar 9%\n"
 
 
-def test_an_executed_notebook_is_whole_or_absent(tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("SPYDER_TQDM", "")  # set by what is tested; restored after the test
+def test_the_output_notebook_exists_only_after_success(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("SPYDER_TQDM", "")  # ``execute`` sets it; monkeypatch restores it
     code = "from tqdm.auto import tqdm\nfor _ in tqdm(range(2), 'steps'):\n    print(2 / number)"
     notebook = write_notebook(tmp_path / "divide.ipynb", code, number=1)
     output = tmp_path / "a" / "b" / "out.ipynb"
@@ -311,14 +317,14 @@ def test_an_executed_notebook_is_whole_or_absent(tmp_path, capfd, monkeypatch):
     execute(notebook, output, {"number": 4})
     assert [path.name for path in output.parent.iterdir()] == ["out.ipynb"]
     assert "0.5" in output.read_text(encoding="utf-8")
-    told = capfd.readouterr().err
-    assert "0.5" not in told
-    assert re.search(r": steps: 100%.* 2/2 ", told)
+    progress = capfd.readouterr().err
+    assert "0.5" not in progress
+    assert re.search(r": steps: 100%.* 2/2 ", progress)
 
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
-    """A report of a run and a study, with a figure, a claim and a data set's odd name; its folder."""
+    """The folder of a report on one run and one study, with a figure and a claim that holds HTML."""
     monkeypatch.chdir(tmp_path)
     runs, figures = Path("runs", "quick"), Path("figures", "quick")
     paths = [runs / "amos22" / "bipvlseg" / "seed0" / "notebook.ipynb", runs / "studies" / "main" / "x.ipynb"]
@@ -356,7 +362,7 @@ def test_a_report_has_a_page_for_each_notebook(report):
         assert "1 + 1" in re.sub("<.*?>", "", (report / page).read_text(encoding="utf-8"))
 
 
-def test_a_report_tells_verdicts_studies_figures_and_what_runs_took(report):
+def test_a_report_shows_verdicts_studies_figures_and_costs_of_runs(report):
     text = (report / "index.html").read_text(encoding="utf-8")
     assert "<td>&lt;b&gt;it&lt;/b&gt; helps</td><td>undecided</td>" in text
     assert (
@@ -369,7 +375,7 @@ def test_a_report_tells_verdicts_studies_figures_and_what_runs_took(report):
     )
 
 
-def test_a_report_needs_nothing_but_its_folder(report):
+def test_a_report_links_only_files_in_its_folder(report):
     links = re.findall(r'(?:href|src)="(.*?)"', (report / "index.html").read_text(encoding="utf-8"))
     assert links and all((report / link).is_file() for link in links)
     for page in report.glob("*.html"):
