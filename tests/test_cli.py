@@ -94,10 +94,10 @@ def test_it_runs_as_a_module():
         ("prepare amos22 --profile unknown_base.yaml", "unknown_base.yaml: 'extends'"),
         ("evaluate runs/none", "runs/none: holds no run"),
         ("evaluate old", "old/config.json: 'crop' is missing, so the file is of an older layout"),
-        ("segment none.nii.gz --run runs/none -o out.nii.gz", "none.nii.gz is missing"),
-        ("segment empty --run runs/none -o out", "empty holds no scan"),
-        ("segment filled/notes.txt --run runs/none -o out.nii.gz", "is no NIfTI file by its name"),
-        ("segment scan.nii.gz --run runs/none -o out.nii.gz", "runs/none holds no run"),
+        ("segment none.nii.gz --run runs/none -o out.nii.gz", "none.nii.gz: file not found; give a NIfTI file"),
+        ("segment empty --run runs/none -o out", "empty: no scan in this folder; give the folder"),
+        ("segment filled/notes.txt --run runs/none -o out.nii.gz", "filled/notes.txt: not a NIfTI file by its name; give"),
+        ("segment scan.nii.gz --run runs/none -o out.nii.gz", "runs/none: holds no run"),
         ("segment scan.nii.gz --run runs/none -o out.png", "ends in .nii.gz or .nii"),
         ("segment scan.nii.gz --run runs/none -o ./scan.nii.gz", "the scan itself"),
         ("figures figures/quick", "make reproduce"),
@@ -196,7 +196,7 @@ def test_a_run_that_is_not_trained_cannot_segment(place, trained_run):
     (place / "stopped" / "config.json").write_bytes((trained / "config.json").read_bytes())
     result = run("segment", "scan.nii.gz", "--run", "stopped", "-o", "labels.nii.gz")
     assert result.exit_code == 1
-    assert "stopped: holds no trained network" in result.stderr
+    assert "stopped: no trained network" in result.stderr
 
 
 def test_a_run_on_real_data_needs_a_data_root_to_be_evaluated(place, trained_run):

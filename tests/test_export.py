@@ -167,7 +167,7 @@ def test_bad_input_is_reported_and_nothing_is_written(trained, smoke_runs, tmp_p
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     for words, sentence in [
-        ((bare, new), f"{bare}: no trained network (no model folder); train this run first"),
+        ((bare, new), f"{bare}: no trained network (no model folder); train it first"),
         ((run, tmp_path), f"{tmp_path}: already exists; give another name, or delete it"),
         (
             (run, new, "--push", "no name at all"),

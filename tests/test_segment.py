@@ -218,6 +218,9 @@ def test_the_json_file_names_the_codes_the_run_and_the_scan(tmp_path):
     assert (facts["profile"], facts["cohort"], facts["seed"]) == ("quick", "synthetic", 3)
     assert facts["scan"] == str(scan) and facts["prompts"] is None
     assert written(tmp_path / "out") == ["mask.csv", "mask.json", "mask.nii.gz"]
+    with pytest.raises(BipvlError, match=r"mask\.png: cannot be written .* ends in \.nii\.gz"):
+        bipvl.segment(scan, oracle(), progress=False).save(tmp_path / "out" / "mask.png")
+    assert written(tmp_path / "out") == ["mask.csv", "mask.json", "mask.nii.gz"]
 
 
 def test_the_same_command_writes_the_same_bytes(tmp_path):
@@ -399,7 +402,7 @@ def test_an_array_without_a_valid_affine_or_with_nan_is_reported():
     for affine in (None, np.eye(3), np.zeros((4, 4)), np.full((4, 4), np.nan)):
         with pytest.raises(BipvlError, match=r"affine of 4 × 4 .*; give both as \(array, affine\)"):
             bipvl.segment((np.ones((8, 8, 8)), affine), oracle())
-    with pytest.raises(BipvlError, match="some voxels are NaN or infinite; replace them"):
+    with pytest.raises(BipvlError, match="holds voxels that are not finite; replace them"):
         bipvl.segment((np.full((8, 8, 8), np.nan), np.eye(4)), oracle(), progress=False)
 
 
@@ -440,7 +443,7 @@ def test_a_folder_without_a_run_or_a_network_is_reported(tmp_path, untrained):
         segment_files(scan, tmp_path, tmp_path / "out.nii.gz")
     stopped = tmp_path / "stopped"
     shutil.copytree(untrained("swin_unetr_v2"), stopped, ignore=shutil.ignore_patterns("model"))
-    with pytest.raises(BipvlError, match=r"stopped: no trained network .*; train this run first"):
+    with pytest.raises(BipvlError, match=r"stopped: no trained network .*; train it first"):
         segment_files(scan, stopped, tmp_path / "out.nii.gz")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["scan.nii.gz"]
 

@@ -243,19 +243,6 @@ def test_the_released_schedule_is_a_deviation_that_a_run_takes(new_run, smoke_ru
     np.testing.assert_allclose(lr, expected, rtol=1e-6)
 
 
-def test_segment_writes_a_label_map_or_reports_bad_input(smoke_runs, tmp_path, trained_run):
-    run = trained_run("bipvlseg")
-    case = list_cases(run.spec, smoke_runs.data_root)[0]
-    segmenter = Segmenter(run=run)
-    segmenter.segment(case.image, tmp_path / "mask.nii.gz")
-    assert nib.load(tmp_path / "mask.nii.gz").shape == nib.load(case.image).shape
-    with pytest.raises(BipvlError, match=r"nothing\.nii\.gz is missing"):
-        segmenter.segment(tmp_path / "nothing.nii.gz", tmp_path / "other.nii.gz")
-    with pytest.raises(BipvlError, match=r"ends in \.nii\.gz"):
-        segmenter.segment(case.image, tmp_path / "mask.png")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.nii.gz"]
-
-
 def test_an_untrained_run_cannot_segment(new_run):
     run = new_run("bipvlseg")
     run.claim()

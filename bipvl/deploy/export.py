@@ -44,7 +44,7 @@ def write_parts(run: Run, folder: Path) -> None:
 def check_exportable(run: Run, folder: str | Path) -> None:
     """Raise a BipvlError if the run is not trained or not evaluated, or if the folder exists."""
     if not run.model_folder.is_dir():
-        raise BipvlError("no trained network (no model folder)", "train this run first", run.directory)
+        raise BipvlError("no trained network (no model folder)", "train it first", run.directory)
     if not (run.directory / "metrics.csv").is_file():
         fix = f"first type: bipvl evaluate {run.directory}"
         raise BipvlError("no scores for the model card", fix, run.directory)

@@ -109,7 +109,7 @@ def targets_of(image: str | Path, scans: Sequence[ScanFiles], output: str | Path
     if is_alone(image, scans):
         targets = [output]
         if not output.name.endswith(NIFTI) or output.is_dir():
-            raise BipvlError("not a name for a label map", "give a name that ends in .nii.gz or .nii", output)
+            raise BipvlError("cannot be written as NIfTI", "give a name that ends in .nii.gz or .nii", output)
     else:
         targets = [output / f"{name_of(scan)}.nii.gz" for scan in scans]
         if output.name.endswith(NIFTI) or output.is_file():

@@ -107,7 +107,7 @@ class Segmenter:
 
     def __init__(self, *, run: Run, texts: Texts | None = None, device: torch.device | None = None) -> None:
         if not run.model_folder.is_dir():
-            raise BipvlError("no trained network (no model folder)", "train this run first", run.directory)
+            raise BipvlError("no trained network (no model folder)", "train it first", run.directory)
         from accelerate import Accelerator
 
         self.run = run
@@ -168,7 +168,7 @@ def _in_memory(spec: DatasetSpec, image: SpatialImage, name: str) -> MetaTensor:
     if issue := image_issue(spec, voxels.shape, image.affine):
         raise issue.at(name)
     if not np.isfinite(voxels).all():
-        raise BipvlError("some voxels are NaN or infinite", "replace them with the background value", name)
+        raise BipvlError("holds voxels that are not finite", "replace them by the background", name)
     meta = {
         "filename_or_obj": name,
         "original_affine": image.affine,

@@ -157,7 +157,7 @@ def save_image(image: nib.Nifti1Image, path: str | Path) -> None:
 def check_nifti_name(path: str | Path) -> None:
     """Raise a BipvlError if an image cannot be written under this name."""
     if not str(path).endswith((".nii", ".nii.gz")):
-        raise BipvlError("not a name for a NIfTI file", "give a name that ends in .nii.gz or .nii", path)
+        raise BipvlError("cannot be written as NIfTI", "give a name that ends in .nii.gz or .nii", path)
 
 
 def save_labels(codes: np.ndarray, affine: np.ndarray, path: str | Path) -> None:
