@@ -48,8 +48,8 @@ def test_an_nnunet_folder_needs_texts_alone(tmp_path):
     spec = load_spec(tmp_path / "knee.yaml")
     assert (spec.layout, spec.channels, spec.overlapping) == ("nnunet", ("T1", "T2"), False)
     assert [(c.name, c.codes) for c in spec.classes] == [("femur", (1,)), ("tibia", (2,))]
-    faults = check_dataset(spec, tmp_path)
-    assert [f.fault.partition(" under")[0] for f in faults] == [
+    issues = check_dataset(spec, tmp_path)
+    assert [issue.problem.partition(" under")[0] for issue in issues] == [
         f"is a draft: row {row} still holds 'FILL IN'" for row in (1, 2)
     ]
     assert drafted.to_fill == [f"{tmp_path / 'knee.csv'}: 10 texts, what can be seen of each class"]
@@ -269,18 +269,18 @@ REFUSED = {
     dicom_alone: "holds no scan (.nii.gz or .nii), only DICOM",
     images_alone: "but no label map",
     labels_alone: "but no images whose names share their ids, such as P1;",
-    an_image_without_its_label: "P2_seg.nii.gz is missing",
+    an_image_without_its_label: "P2_seg.nii.gz: file not found",
     broken_labels: "P1_seg.nii.gz holds 0.5, but a label map holds whole numbers",
     negative_labels: "P1_seg.nii.gz holds -1, but a label map holds whole numbers",
     an_image_as_label: "P1_seg.nii.gz holds 504 different values",
     empty_labels: "holds label maps of background only",
-    mixed_grids: "P1_seg.nii.gz lies elsewhere than its image (spacing",
+    mixed_grids: "P1_seg.nii.gz: is not on the grid of its image (spacing",
     mixed_channels: "Some images have 2 channels, others 3",
     several_labels: "several label maps a case, {case}_mask.nii.gz and {case}_seg.nii.gz",
     a_code_that_json_does_not_name: "dataset.json has no label of the codes [2]",
     a_json_of_another_form: "dataset.json has neither 'training'",
-    a_broken_json: "dataset.json cannot be read as JSON",
-    a_scan_that_a_json_lists_and_is_not_there: "amos_0001.nii.gz is missing",
+    a_broken_json: "dataset.json: not readable as JSON",
+    a_scan_that_a_json_lists_and_is_not_there: "amos_0001.nii.gz: file not found",
 }
 
 
@@ -319,7 +319,7 @@ def test_the_command_says_what_it_found_and_what_is_next(tmp_path, monkeypatch):
     assert "my_knees.csv: 10 texts" in result.stdout
     assert result.stdout.splitlines()[-1] == "then: bipvl check my_knees.yaml --data-root ."
     checked = CliRunner().invoke(app, ["check", "my_knees.yaml", "--data-root", "."])
-    assert checked.exit_code == 1 and "my_knees.yaml is a draft" in checked.stderr
+    assert checked.exit_code == 1 and "my_knees.yaml: is a draft" in checked.stderr
 
 
 def test_the_same_folder_gives_the_same_bytes(tmp_path):

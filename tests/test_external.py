@@ -254,7 +254,7 @@ def test_overlapping_classes_are_matched_by_the_names_of_their_codes():
 
 def test_codes_without_names_are_never_guessed(heart, tmp_path):
     folder = heart.write(tmp_path / "masks")
-    said = rf"{folder}/dataset\.json is missing, .* or give 'labels' of external 'nnunet'\."
+    said = rf"{folder}/dataset\.json: file not found, .* or add 'labels' of external 'nnunet'"
     with pytest.raises(BipvlError, match=said):
         heart.evaluate(folder, tmp_path / "runs")
 
@@ -285,28 +285,28 @@ FAULTS = {
     ),
     "shape": (
         lambda a, b: resave(b, lambda codes: codes[1:]),
-        "{folder}/{b}.nii.gz is 31 x 32 x 32 voxels, but its image is 32 x 32 x 32; resample",
+        "{folder}/{b}.nii.gz: has 31 x 32 x 32 voxels, but its image has 32 x 32 x 32; resample",
     ),
     "affine": (
         lambda a, b: resave(b, affine=moved(0.01)),
-        "{folder}/{b}.nii.gz lies elsewhere than its image",
+        "{folder}/{b}.nii.gz: is not on the grid of its image",
     ),
     "unknown": (
         lambda a, b: resave(b, lambda codes: np.where(codes == 500, 7, codes)),
-        "{folder}/{b}.nii.gz holds the undeclared codes 7 (declared: 0, 205, 420, 500, 550, 600, 820, 850); "
-        "name them in the labels, or correct the file.",
+        "{folder}/{b}.nii.gz: holds the undeclared codes 7 (declared: 0, 205, 420, 500, 550, 600, 820, 850); "
+        "name them in the labels, or correct the file",
     ),
     "fraction": (
         lambda a, b: resave(b, half),
-        "{folder}/{b}.nii.gz holds labels that are not whole numbers, such as 850.5; export without interpol",
+        "{folder}/{b}.nii.gz: holds labels that are not whole numbers, such as 850.5; export without interpol",
     ),
     "channels": (
         lambda a, b: resave(b, lambda codes: np.stack([codes, codes], -1)),
-        "{folder}/{b}.nii.gz has 4 axes, but a label map has three; keep one 3D volume",
+        "{folder}/{b}.nii.gz: has 4 axes, but a label map has three; keep one 3D volume",
     ),
     "cut": (
         lambda a, b: b.write_bytes(b.read_bytes()[:500]),
-        "{folder}/{b}.nii.gz cannot be read as NIfTI (",
+        "{folder}/{b}.nii.gz: not readable as NIfTI (",
     ),
     "both": (
         lambda a, b: [resave(path, half) for path in (a, b)],
