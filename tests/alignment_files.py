@@ -1,4 +1,4 @@
-"""Snapshots and looks made by hand, for the tests of the figures that look inside a network."""
+"""Artificial snapshots and attention, for the tests of figures of embeddings and attention."""
 
 import json
 from pathlib import Path
@@ -9,21 +9,21 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from bipvl.analysis.word_attention import Look
+from bipvl.analysis.word_attention import AttendedWindow
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
 from bipvl.figures.case_selection import ShownCase
-from bipvl.figures.word_attention import look_table
+from bipvl.figures.word_attention import window_table
 
 
 def write_snapshots(
     root: Path, dataset: str, variant: str = "bipvlseg", steps: tuple[int, ...] = (0, 10, 20, 30)
 ) -> Path:
-    """A run folder whose vectors are random at first and then go to one direction a class."""
+    """A run folder with vectors that start at random and move to one direction per class."""
     folder = root / "quick" / dataset / variant / "seed0"
     (folder / "embeddings").mkdir(parents=True)
-    said = {"dataset": dataset, "variant": variant, "profile": "quick", "seed": 0, "cohort": "synthetic"}
-    (folder / "config.json").write_text(json.dumps(said))
+    config = {"dataset": dataset, "variant": variant, "profile": "quick", "seed": 0, "cohort": "synthetic"}
+    (folder / "config.json").write_text(json.dumps(config))
     random, classes = torch.Generator().manual_seed(0), load_spec(dataset).num_classes
     visual = torch.randn(classes, 128, generator=random)
     text = torch.randn(classes, 6, 128, generator=random)
@@ -37,7 +37,7 @@ def write_snapshots(
 
 
 def shown_case(folder: Path, axes: str = "LPS") -> ShownCase:
-    """A heart scan of 2 mm voxels, the left ventricle at the right and in front, in an axis order."""
+    """A heart scan of 2 mm voxels in an axis order, with the left ventricle at the right front."""
     spec = load_spec("mmwhs_ct")
     codes = np.zeros((48, 48, 32), np.int16)
     codes[32:44, 36:44, 10:20] = spec.classes[0].codes[0]
@@ -50,8 +50,8 @@ def shown_case(folder: Path, axes: str = "LPS") -> ShownCase:
     return ShownCase(spec=spec, case=case, origin={}, predictions={}, dice={})
 
 
-def look_on(stages: int = 2) -> Look:
-    """At stage 1 and the last a look at the ventricle's corner of ``shown_case``, on 32³ voxels of 3 mm."""
+def ventricle_window(stages: int = 2) -> AttendedWindow:
+    """Attention to the ventricle's corner of ``shown_case`` at every stage, on 32³ voxels of 3 mm."""
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
     affine[:3, 3] = np.array([-30, 10, 5]) + 0.5  # the same corner as the scan's
     mask = np.zeros((32, 32, 32), bool)
@@ -61,12 +61,12 @@ def look_on(stages: int = 2) -> Look:
         side = len(maps[stage])
         maps[stage][side // 2 :, side // 2 :] = 1.0
         maps[stage] /= maps[stage].sum()
-    return Look(class_index=0, word="ventricle", mask=mask, affine=affine, maps=maps)
+    return AttendedWindow(class_index=0, word="ventricle", mask=mask, affine=affine, maps=maps)
 
 
 def attention_pictures(folder: Path, stages: int = 2, pictures: int = 1) -> pd.DataFrame:
-    """A table as ``plots.attention_table`` makes it."""
+    """A table as ``attention_table`` returns it."""
     origin = {"cohort": "synthetic", "profile": "quick", "seeds": "0", "cases": 4, "rule": "the median case"}
     origin |= {"variant": "bipvlseg", "spacing": "3 × 3 × 3"}
-    parts = [look_table(shown_case(folder), look_on(stages), origin) for _ in range(pictures)]
+    parts = [window_table(shown_case(folder), ventricle_window(stages), origin) for _ in range(pictures)]
     return pd.concat(parts, ignore_index=True)

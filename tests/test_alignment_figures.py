@@ -1,9 +1,9 @@
-"""Figures that look inside a trained network: tables against hand values, pictures the right way round."""
+"""Figures of a trained network's shared space and attention: tables, projections and orientation."""
 
 import numpy as np
 import pytest
 import torch
-from alignment_files import look_on, shown_case, write_snapshots
+from alignment_files import shown_case, ventricle_window, write_snapshots
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ from bipvl.data.spec import load_spec
 from bipvl.engine.snapshots import read_snapshots
 from bipvl.figures.alignment import principal_plane
 from bipvl.figures.slice_tables import read_slices
-from bipvl.figures.word_attention import look_table, rescaled
+from bipvl.figures.word_attention import rescaled, window_table
 
 DATASETS = ("amos22", "msd_brain")
 
@@ -24,17 +24,17 @@ def runs(tmp_path_factory):
     return {dataset: write_snapshots(folder, dataset) for dataset in DATASETS}
 
 
-def test_the_first_run_that_reads_prompts_is_taken(runs, tmp_path):
+def test_the_first_run_that_reads_prompts_is_chosen(runs, tmp_path):
     vision = write_snapshots(tmp_path, "mmwhs_ct", "swin_unetr_v2")
     other = write_snapshots(tmp_path, "mmwhs_ct", "not_a_variant_of_ours")
     first, second = (write_snapshots(tmp_path, "mmwhs_ct", name) for name in ("no_fusion", "bipvlseg"))
     group = [other, vision, first, second]
     assert figures.language_runs({"mmwhs_ct": group}) == {"mmwhs_ct": first}
-    with pytest.raises(BipvlError, match="no run on mmwhs_ct of a network that reads prompts"):
+    with pytest.raises(BipvlError, match="no run on mmwhs_ct of a network that reads prompts; train one"):
         figures.language_runs({"mmwhs_ct": group[:2]})
 
 
-def test_similarities_are_of_the_first_and_the_last_step_texts_and_images_not_mixed_up(runs):
+def test_similarities_of_texts_and_images_at_the_first_and_the_last_step(runs):
     table = figures.similarity_table(runs)
     assert list(table.columns) == [
         *("cohort", "profile", "dataset", "variant", "seeds", "cases", "step"),
@@ -53,14 +53,14 @@ def test_similarities_are_of_the_first_and_the_last_step_texts_and_images_not_mi
     assert after.loc[own, "similarity"].min() > after.loc[~own, "similarity"].max()
 
 
-def test_a_variants_own_temperature_weighs_its_texts(tmp_path):
+def test_similarities_use_the_temperature_of_the_variant(tmp_path):
     cold, usual = (write_snapshots(tmp_path, "msd_brain", v) for v in ("temperature_0.05", "bipvlseg"))
     values = [figures.similarity_table({"msd_brain": run})["similarity"] for run in (cold, usual)]
     assert values[0].iloc[0] == pytest.approx(read_snapshots(cold)[0].similarity(0.05)[0, 0].item())
     assert not np.allclose(*values)
 
 
-def test_an_embedding_table_has_every_class_and_text_at_every_snapshot(runs):
+def test_the_embedding_table_has_every_class_and_text_at_every_snapshot(runs):
     table = figures.embedding_table({"msd_brain": runs["msd_brain"]})
     assert len(table) == 4 * 3 * 7
     assert list(dict.fromkeys(table["concept"]))[:3] == ["", "Title", "Shape"]
@@ -72,8 +72,8 @@ def test_an_embedding_table_has_every_class_and_text_at_every_snapshot(runs):
 
 
 @given(st.integers(0, 10_000), st.permutations(range(12)))
-def test_a_plane_keeps_distances_and_does_not_depend_on_the_order_of_its_points(seed, order):
-    """Of directions that lie in a plane, it shows all there is."""
+def test_the_projection_keeps_distances_and_is_independent_of_the_order_of_points(seed, order):
+    """Unit vectors within a plane: the projection loses nothing."""
     random = np.random.default_rng(seed)
     angle = random.uniform(0, 2 * np.pi, 12)
     basis = np.linalg.qr(random.normal(size=(9, 2)))[0].T
@@ -88,19 +88,18 @@ def test_a_plane_keeps_distances_and_does_not_depend_on_the_order_of_its_points(
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
-def test_attention_lies_over_what_it_was_computed_on_whatever_the_scans_axes(tmp_path, axes):
-    look = look_on()
-    (this,) = read_slices(look_table(shown_case(tmp_path, axes), look, {"cohort": "synthetic"}))
+def test_attention_overlays_its_image_for_every_axis_order(tmp_path, axes):
+    window = ventricle_window()
+    (this,) = read_slices(window_table(shown_case(tmp_path, axes), window, {"cohort": "synthetic"}))
     height, width = this.image.shape
     assert this.size == pytest.approx((96, 96))
     rows, columns = np.nonzero(this.masks["truth"])
-    assert (
-        rows.mean() < height / 3 and columns.mean() < width / 3
-    )  # the front at the top, the right at the left
+    assert rows.mean() < height / 3  # the front is at the top
+    assert columns.mean() < width / 3  # the patient's right is at the left
     mm = [np.ptp(places + 0.0) * side / n for places, side, n in ((rows, 96, height), (columns, 96, width))]
     assert mm == pytest.approx([16, 24], abs=3.1)  # 8 and 12 voxels of 2 mm
     assert this.image[this.masks["truth"] == 1].min() > this.image[this.masks["truth"] == 0].mean()
-    for stage, attention in look.maps.items():
+    for stage, attention in window.maps.items():
         layer = this.masks[f"stage_{stage}"]
         assert layer[0, 0] == pytest.approx(100 * attention.size * attention.max(), abs=1)
         assert layer[-1, -1] == pytest.approx(100 * attention.size * attention.min(), abs=1)

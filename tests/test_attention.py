@@ -1,4 +1,4 @@
-"""Where a word looks: against the softmax written out, on networks whose forward never holds it."""
+"""Attention of a word: compared with the explicit softmax, which the networks never store."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,10 @@ from monai.data import MetaTensor
 from transformers import BertTokenizer
 
 from bipvl.analysis.word_attention import (
-    Look,
+    AttendedWindow,
+    attended_windows,
     attention_weights,
     head_noun,
-    looks,
     window_around,
     word_attention,
     words_of,
@@ -25,7 +25,7 @@ PROMPTS = [
     ["Liver in a CT image", "Location: right, above right kidney"],
     ["Left kidneys in a CT image", "Shape: round"],
 ]
-"""Of different lengths, so that there is padding; "kidneys" has two tokens, "right" stands twice."""
+"""Of different lengths, so that there is padding; "kidneys" has two tokens, "right" occurs twice."""
 
 
 @pytest.fixture
@@ -42,11 +42,11 @@ def volume():
     return torch.randn(1, 1, 16, 16, 24, generator=torch.Generator().manual_seed(0))
 
 
-def watched(model, volume):
-    """By stage the last layer's text → image attention, and what went into it and came out of it."""
+def record_attention(model, volume):
+    """By stage, the last layer's text → image attention with its inputs and output."""
     seen, handles = {}, []
     for stage, fusion in enumerate(model.fusions, start=1):
-        attention = fusion.layers[-1].text_to_image
+        attention = fusion.layers[-1].cross_attn_text_to_image
         handles.append(
             attention.register_forward_hook(
                 lambda module, inputs, output, stage=stage: seen.update({stage: (module, inputs, output)})
@@ -59,8 +59,8 @@ def watched(model, volume):
     return seen
 
 
-def written_out(attention, query, key):
-    """Attention by its definition, a head at a time: heads × Q × P, from the weights alone."""
+def explicit_attention(attention, query, key):
+    """Attention by its definition, head by head, from the weights: heads × Q × P."""
     project = lambda layer, x: x[0].double() @ layer.weight.double().T + layer.bias.double()  # noqa: E731
     q, k = project(attention.q_proj, query), project(attention.k_proj, key)
     width = q.shape[1] // attention.heads
@@ -82,49 +82,49 @@ def written_out(attention, query, key):
         (2, "kidneys", [30, 31]),
     ],
 )
-def test_a_words_map_is_the_mean_of_its_tokens_rows_of_the_softmax(model, volume, class_index, word, rows):
+def test_map_of_a_word_is_the_mean_over_its_rows_of_the_softmax(model, volume, class_index, word, rows):
     maps = word_attention(model, volume, PROMPTS, class_index, word)
     assert {stage: tuple(m.shape) for stage, m in maps.items()} == {1: (4, 4, 6), 2: (2, 2, 3)}
-    for stage, (attention, (query, key, _), _) in watched(model, volume).items():
-        expected = written_out(attention, query, key)[:, rows].mean((0, 1))
+    for stage, (attention, (query, key, _), _) in record_attention(model, volume).items():
+        expected = explicit_attention(attention, query, key)[:, rows].mean((0, 1))
         torch.testing.assert_close(maps[stage].flatten(), expected.float(), atol=1e-6, rtol=1e-4)
         assert maps[stage].sum().item() == pytest.approx(1, abs=1e-5)
 
 
 @torch.no_grad()
-def test_the_weights_times_the_values_are_what_the_block_gives(model, volume):
-    for attention, (query, key, value), output in watched(model, volume).values():
+def test_weights_times_values_are_the_output_of_the_block(model, volume):
+    for attention, (query, key, value), output in record_attention(model, volume).values():
         weights = attention_weights(attention, attention.q_proj(query), attention.k_proj(key))
         values = attention.v_proj(value).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
         rebuilt = attention.out_proj((weights @ values).transpose(1, 2).flatten(2))
         torch.testing.assert_close(rebuilt, output, atol=1e-5, rtol=1e-4)
 
 
-def test_a_word_that_is_not_there_is_told_the_words_that_are(model, volume):
+def test_unknown_word_is_an_error_that_lists_the_words(model, volume):
     with pytest.raises(
-        BipvlError, match=r"class 0 has no word 'liver'.*: spleen, in, a, ct, image, shape, flat"
+        BipvlError, match=r"class 0 has no word 'liver'; choose one of: spleen, in, a, ct, image, shape, flat"
     ):
         word_attention(model, volume, PROMPTS, 0, "liver")
-    with pytest.raises(BipvlError, match="no word 'kidney'"):  # only a part of one
+    with pytest.raises(BipvlError, match="no word 'kidney'"):  # only part of a word
         word_attention(model, volume, PROMPTS, 2, "kidney")
 
 
 @pytest.mark.parametrize("options", [{"fusion_direction": "text_to_image"}, {"fused_stages": ()}])
-def test_where_no_text_reads_the_image_this_is_said(options, model, volume, tiny_bipvlseg):
+def test_network_without_text_to_image_attention_is_an_error(options, model, volume, tiny_bipvlseg):
     other = tiny_bipvlseg(**options)
     other.tokenizer = model.tokenizer
-    with pytest.raises(BipvlError, match="no text reads the image"):
+    with pytest.raises(BipvlError, match="has no text → image attention; choose a network"):
         word_attention(other, volume, PROMPTS, 0, "spleen")
 
 
-def test_looking_leaves_no_hook_behind(model, volume):
+def test_hooks_are_removed_also_after_an_error(model, volume):
     word_attention(model, volume, PROMPTS, 0, "flat")
     with pytest.raises(ValueError, match="must be divisible"):
         word_attention(model, volume[..., :3], PROMPTS, 0, "flat")
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_words_are_joined_from_their_tokens_without_marks(model):
+def test_words_are_joined_from_their_tokens_without_punctuation(model):
     ids = torch.tensor(model.tokenizer("left kidneys, right kidneys: round.")["input_ids"])
     expected = {"left": [1], "kidneys": [2, 3, 6, 7], "right": [5], "round": [9]}
     assert words_of(model.tokenizer, ids) == expected
@@ -143,12 +143,12 @@ def test_head_noun(title, noun):
     assert head_noun(title) == noun
 
 
-def test_a_title_without_a_name_is_refused():
-    with pytest.raises(BipvlError, match="'of a CT image' does not begin with the name"):
+def test_title_without_a_class_name_is_an_error():
+    with pytest.raises(BipvlError, match="'of a CT image' does not begin with the name of a class; put"):
         head_noun("of a CT image")
 
 
-def test_a_window_holds_its_class_in_the_middle_or_ends_at_the_border():
+def test_window_has_its_class_in_the_middle_or_ends_at_the_border():
     label = torch.zeros(2, 30, 20, 6)
     label[0, 14:18, 9:12, 2:4] = 1
     label[1, 28:30, :2, :6] = 1
@@ -163,26 +163,27 @@ def test_a_window_holds_its_class_in_the_middle_or_ends_at_the_border():
     assert middle["label"][0].sum() == label[0].sum() and corner["label"][1].sum() == label[1].sum()
 
 
-def test_inside_compares_with_an_even_attention():
+def test_inside_is_a_multiple_of_uniform_attention():
     all_in_one, mask = np.zeros((2, 2, 2)), np.zeros((4, 4, 4), bool)
     all_in_one[0, 0, 1] = 1
     mask[:2, :2, 2:] = True
-    look = Look(
+    window = AttendedWindow(
         class_index=0, word="w", mask=mask, affine=np.eye(4), maps={1: all_in_one, 2: mask / mask.sum()}
     )
-    assert look.inside(1) == pytest.approx(8) and look.inside(2) == pytest.approx(8)
-    even = Look(class_index=0, word="w", mask=mask, affine=np.eye(4), maps={1: np.full((2, 2, 2), 1 / 8)})
-    assert even.inside(1) == pytest.approx(1)
+    assert window.inside(1) == pytest.approx(8) and window.inside(2) == pytest.approx(8)
+    uniform = {1: np.full((2, 2, 2), 1 / 8)}
+    window = AttendedWindow(class_index=0, word="w", mask=mask, affine=np.eye(4), maps=uniform)
+    assert window.inside(1) == pytest.approx(1)
 
 
-def test_looks_of_a_trained_run_are_its_largest_classes_titles(smoke_runs):
+def test_windows_of_a_trained_run_have_its_largest_classes_and_the_nouns_of_their_titles(smoke_runs):
     run = Run.open(smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "bipvlseg" / "seed0")
-    found = looks(run, cases_of(run, smoke_runs.data_root)[0], count=2)
+    found = attended_windows(run, cases_of(run, smoke_runs.data_root)[0], count=2)
     titles = [row["Title"] for row in default_prompts(run.spec).rows]
-    assert len({look.class_index for look in found}) == 2
-    for look in found:
-        assert look.word == head_noun(titles[look.class_index])
-        assert look.mask.shape == tuple(run.config["crop"]) and look.mask.any()
-        assert {stage: m.shape for stage, m in look.maps.items()} == {1: (4, 4, 4), 2: (2, 2, 2)}
-        assert all(m.sum() == pytest.approx(1, abs=1e-5) for m in look.maps.values())
-        np.testing.assert_allclose(np.abs(np.diag(look.affine)[:3]), run.config["spacing"])
+    assert len({window.class_index for window in found}) == 2
+    for window in found:
+        assert window.word == head_noun(titles[window.class_index])
+        assert window.mask.shape == tuple(run.config["crop"]) and window.mask.any()
+        assert {stage: m.shape for stage, m in window.maps.items()} == {1: (4, 4, 4), 2: (2, 2, 2)}
+        assert all(m.sum() == pytest.approx(1, abs=1e-5) for m in window.maps.values())
+        np.testing.assert_allclose(np.abs(np.diag(window.affine)[:3]), run.config["spacing"])

@@ -1,4 +1,4 @@
-"""Where a word of a prompt looks in the image: the text → image attention of each BiFusion."""
+"""Attention of a prompt's word to the image: the text → image attention of each BiFusion."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +25,13 @@ from bipvl.model.tokens import PromptTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """A window of a case around a class, and where a word of the class's prompt looks in it.
+class AttendedWindow:
+    """A window of a case around a class, and the attention to it of a word of the class's prompt.
 
-    ``mask`` H × W × D, the class's voxels; ``affine`` leads from voxels to mm; ``maps`` by stage, h × w × d,
-    each of sum 1.
+    Attributes:
+        mask: H × W × D, the class's voxels.
+        affine: from voxels to mm.
+        maps: attention by stage, h × w × d; each sums to 1.
     """
 
     class_index: int
@@ -39,37 +41,41 @@ class Look:
     maps: dict[int, np.ndarray]
 
     def inside(self, stage: int) -> float:
-        """The mean attention over the class's own voxels, as a multiple of one that is even."""
+        """The mean attention over the class's voxels, as a multiple of uniform attention."""
         attention = self.maps[stage]
-        finer = np.kron(attention, np.ones(np.array(self.mask.shape) // attention.shape))
-        return float(finer[self.mask].mean() * attention.size)
+        upsampled = np.kron(attention, np.ones(np.array(self.mask.shape) // attention.shape))
+        return float(upsampled[self.mask].mean() * attention.size)
 
 
-def looks(run: Run, case: Case, count: int = 3) -> list[Look]:
-    """Where a trained run's prompts look in a case: of its ``count`` largest classes the titles' head nouns.
+def attended_windows(run: Run, case: Case, count: int = 3) -> list[AttendedWindow]:
+    """The attention of a trained run's prompts in a case: the titles' head nouns of its largest classes.
 
-    A window is of the size that the network was trained on, its middle that of the class's box.
+    The windows have the size that the network was trained on, and the class's bounding box in the middle.
+
+    Args:
+        count: number of classes.
 
     Raises:
-        BipvlError: no text reads the image in the run's network.
+        BipvlError: the run's network has no text → image attention.
     """
     spec, texts = run.spec, prompt_texts(run.variant, run.spec)
     network = load_network(run.variant, run.model_folder).eval()
-    prepare = prepare_transform(spec, run.config["spacing"])
-    sample = prepare(case.paths)
+    sample = prepare_transform(spec, run.config["spacing"])(case.paths)
     if not spec.overlapping:
         numbers = torch.arange(1, spec.num_classes + 1).view(-1, 1, 1, 1)
-        sample["label"] = sample["label"] == numbers  # one channel a class
+        sample["label"] = sample["label"] == numbers  # one channel per class
     sizes = sample["label"].sum((1, 2, 3)).tolist()
     largest = sorted(range(spec.num_classes), key=lambda c: -sizes[c])[:count]
     windows = {c: window_around(sample, c, run.config["crop"]) for c in largest if sizes[c]}
-    return [_look(network, window, texts, c) for c, window in windows.items()]
+    return [_attended_window(network, window, texts, c) for c, window in windows.items()]
 
 
-def _look(network: BiPVLSeg, window: Mapping[str, MetaTensor], texts: Prompts, c: int) -> Look:
+def _attended_window(
+    network: BiPVLSeg, window: Mapping[str, MetaTensor], texts: Prompts, c: int
+) -> AttendedWindow:
     image, word = window["image"], head_noun(texts[c][0])
     maps = word_attention(network, image[None].as_subclass(Tensor), texts, c, word)
-    return Look(
+    return AttendedWindow(
         class_index=c,
         word=word,
         mask=window["label"][c].numpy().astype(bool),
@@ -79,13 +85,13 @@ def _look(network: BiPVLSeg, window: Mapping[str, MetaTensor], texts: Prompts, c
 
 
 def window_around(sample: Mapping[str, MetaTensor], c: int, crop: Sequence[int]) -> dict[str, MetaTensor]:
-    """A prepared case (MetaTensors, one label channel a class) cut to a crop with class c in its middle.
+    """Crop a prepared case (MetaTensors, one label channel per class) with class c in the middle.
 
-    At the border of the case the window is moved inwards; a case smaller than it gets a border of zeros.
+    At the border of the case the window is moved inwards; a case smaller than it is padded with zeros.
     """
     padded = SpatialPadd(KEYS, crop)(dict(sample))
-    places = padded["label"][c].nonzero().as_subclass(Tensor)
-    middle = (places.amin(0) + places.amax(0) + 1) // 2
+    voxels = padded["label"][c].nonzero().as_subclass(Tensor)
+    middle = (voxels.amin(0) + voxels.amax(0) + 1) // 2
     start = [
         min(max(0, int(m) - side // 2), size - side)
         for m, side, size in zip(middle, crop, padded["label"].shape[1:], strict=True)
@@ -98,28 +104,28 @@ def window_around(sample: Mapping[str, MetaTensor], c: int, crop: Sequence[int])
 def word_attention(
     network: BiPVLSeg, volume: Tensor, prompts: Prompts, class_index: int, word: str
 ) -> dict[int, Tensor]:
-    """Where a word of a class's prompt looks: of each fused stage a map h × w × d whose values sum to 1.
+    """Attention of a word of a class's prompt to the image: by fused stage, a map h × w × d that sums to 1.
 
-    The text → image attention of the block's last layer (METHOD.md, section 2, step 2), mean over its heads
-    and over the tokens of the word wherever it stands in the prompt. The network never holds such a matrix;
-    the word's few rows of it are computed here from the block's own projections.
+    It is the text → image attention of the block's last layer (METHOD.md, section 2, step 2), averaged over
+    heads and over all tokens of the word in the prompt. The network never stores the attention matrix, so the
+    word's rows are computed here from the block's projections.
 
     Args:
         network: in eval mode.
         volume: 1 × M × H × W × D.
         class_index: row c of the prompts.
-        word: one of ``words_of``, in any case.
+        word: one of ``words_of``, in upper or lower case.
 
     Raises:
-        BipvlError: the prompt has no such word, or no text reads the image in this network.
+        BipvlError: the prompt has no such word, or the network has no text → image attention.
     """
     state = network.encode_prompts(prompts)
     rows = _rows(network.tokenizer, state.tokens, class_index, word)
     maps = {}
-    with _projections(network) as seen:
+    with _record_projections(network) as recorded:
         network.predict(volume, state)
-    for stage, (attention, found) in seen.items():
-        weights = attention_weights(attention, found["query"][:, rows], found["key"])
+    for stage, (attention, projected) in recorded.items():
+        weights = attention_weights(attention, projected["query"][:, rows], projected["key"])
         shape = [side // 2 ** (stage + 1) for side in volume.shape[2:]]
         maps[stage] = weights.mean((0, 1, 2)).unflatten(0, shape)
     return maps
@@ -132,18 +138,18 @@ def attention_weights(attention: Attention, query: Tensor, key: Tensor) -> Tenso
 
 
 def words_of(tokenizer: Any, ids: Tensor) -> dict[str, list[int]]:
-    """The words among L token ids in lower case, each with the places of all its tokens."""
+    """The words among L token ids in lower case, each with the positions of all its tokens."""
     words: list[tuple[str, list[int]]] = []
-    for place, piece in enumerate(tokenizer.convert_ids_to_tokens(ids.tolist())):
-        if piece.startswith("##"):  # goes on with the word before it
-            word, places = words.pop()
-            words.append((word + piece.removeprefix("##"), [*places, place]))
+    for position, token in enumerate(tokenizer.convert_ids_to_tokens(ids.tolist())):
+        if token.startswith("##"):  # continues the word before it
+            word, positions = words.pop()
+            words.append((word + token.removeprefix("##"), [*positions, position]))
         else:
-            words.append((piece, [place]))
+            words.append((token, [position]))
     found: dict[str, list[int]] = {}
-    for word, places in words:
+    for word, positions in words:
         if re.fullmatch(r"\w+", word):  # neither [CLS] nor a full stop
-            found.setdefault(word.lower(), []).extend(places)
+            found.setdefault(word.lower(), []).extend(positions)
     return found
 
 
@@ -151,41 +157,45 @@ def head_noun(title: str) -> str:
     """A title's last word before the first "of" or "in": "ventricle" of "Left ventricle in a CT image"."""
     words = re.findall(r"\w+", re.split(r"\b(?:of|in)\b", title)[0])
     if not words:
-        raise BipvlError(f"the title '{title}' does not begin with the name of a class; give it one")
+        raise BipvlError(
+            f"the title '{title}' does not begin with the name of a class", "put the name of the class first"
+        )
     return words[-1].lower()
 
 
 def _rows(tokenizer: Any, tokens: PromptTokens, class_index: int, word: str) -> Tensor:
-    """Which of the T tokens that fusion sees are the word's."""
+    """Positions of the word among the T tokens that enter fusion."""
     words = words_of(tokenizer, tokens.ids[class_index])
     if word.lower() not in words:
         raise BipvlError(
-            f"the prompt of class {class_index} has no word '{word}'; its words are: {', '.join(words)}"
+            f"the prompt of class {class_index} has no word '{word}'", f"choose one of: {', '.join(words)}"
         )
-    places = torch.tensor(words[word.lower()], device=tokens.valid.device)
-    return torch.isin(tokens.valid, class_index * tokens.ids.shape[1] + places).nonzero().squeeze(1)
+    positions = torch.tensor(words[word.lower()], device=tokens.valid.device)
+    return torch.isin(tokens.valid, class_index * tokens.ids.shape[1] + positions).nonzero().squeeze(1)
 
 
 @contextmanager
-def _projections(network: BiPVLSeg) -> Iterator[dict[int, tuple[Attention, dict[str, Tensor]]]]:
-    """By fused stage its attention, and the ``query`` and ``key`` that it projects in a forward inside."""
-    reading = [n for n in sorted(network.fused_stages) if network.fusions[n - 1].direction.text_reads]
-    if not reading:
-        raise BipvlError("no text reads the image in this network; give one that is fused in that direction")
-    seen = {n: (network.fusions[n - 1].layers[-1].cross_attn_text_to_image, {}) for n in reading}
-    handles = [
-        module.register_forward_hook(partial(_keep, found, name))
-        for attention, found in seen.values()
+def _record_projections(network: BiPVLSeg) -> Iterator[dict[int, tuple[Attention, dict[str, Tensor]]]]:
+    """By fused stage, its attention and the ``query`` and ``key`` that it projects inside the context."""
+    stages = [n for n in sorted(network.fused_stages) if network.fusions[n - 1].direction.text_reads]
+    if not stages:
+        raise BipvlError(
+            "this network has no text → image attention", "choose a network with fusion in that direction"
+        )
+    recorded = {n: (network.fusions[n - 1].layers[-1].cross_attn_text_to_image, {}) for n in stages}
+    hooks = [
+        module.register_forward_hook(partial(_record, projected, name))
+        for attention, projected in recorded.values()
         for name, module in (("query", attention.q_proj), ("key", attention.k_proj))
     ]
     try:
-        yield seen
+        yield recorded
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
 
 
-def _keep(
-    found: dict[str, Tensor], name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor
+def _record(
+    into: dict[str, Tensor], name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor
 ) -> None:
-    found[name] = output
+    into[name] = output
