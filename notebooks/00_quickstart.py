@@ -17,8 +17,8 @@
 # # Quickstart: segment one scan with a trained BiPVL-Seg
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/00_quickstart.ipynb)
 #
-# Opens a trained run, segments a test case that it has never seen, and shows the result beside the truth;
-# seconds on a laptop, minutes where it must train one first.
+# Opens a trained run, segments an unseen test case and shows the result next to the truth. Takes seconds on a
+# laptop, or minutes if it must train a run first.
 
 # %%
 import importlib.util
@@ -31,19 +31,20 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-run = "runs/quick/mmwhs_ct/bipvlseg/seed0"  # the folder of a trained run
-data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
-prompts = None  # a prompt CSV of your own; None: the dataset's. Change a sentence and see the mask change.
-output = "runs/quickstart.nii.gz"  # the segmentation, in the dataset's own label codes
+run = "runs/quick/mmwhs_ct/bipvlseg/seed0"  # folder of a trained run
+data_root = None  # folder of the real data; None: the synthetic cohort of the profile
+prompts = None  # your own prompt CSV; None: that of the data set. Change a sentence and see the mask change.
+output = "runs/quickstart.nii.gz"  # the segmentation, in the data set's label codes
 
 # %% [markdown]
 # ## The trained run
-# What `config.json` says decides the result; the network loads from `model/`. Where nothing is trained yet,
-# as on Colab, a run named as `…/PROFILE/DATASET/VARIANT/seedK` is prepared and trained first (minutes).
+# `config.json` lists all settings of the run; `model/` contains its network. If the run does not exist, as on
+# Colab, it is prepared and trained first (minutes). Its folder must be named
+# `…/PROFILE/DATASET/VARIANT/seedK`.
 
 # %%
 from bipvl.engine.quickstart import trained_run
@@ -56,8 +57,7 @@ print(
 
 # %% [markdown]
 # ## Segment the first test case
-# `bipvl.segment` accepts any scan of the data set's kind, with any orientation and spacing, and returns the
-# labels on the scan's own grid.
+# `bipvl.segment` accepts a scan of any orientation and spacing and returns the labels on the scan's own grid.
 
 # %%
 import bipvl
@@ -65,19 +65,17 @@ from bipvl.engine.evaluate import test_cases
 
 data = data_root or f"data/synthetic-{trained.config['profile']}"
 cases = test_cases(trained, data)
-result = bipvl.segment(cases[0].images, trained, prompts, progress=False)
-result.save(output)
+bipvl.segment(cases[0].images, trained, prompts, progress=False).save(output)
 print(f"{cases[0].image} -> {output}")
 
 # %% [markdown]
-# ## Look at it
-# Open the file in any viewer of NIfTI scans, or look at one slice here.
+# ## Look at the result
+# Open the file in any NIfTI viewer, or look at one slice here.
 
 # %%
 from IPython.display import Image
 
-from bipvl import figures as plots
-from bipvl.figures import style
+from bipvl.figures import draw, slice_table, style
 
 origin = {
     "cohort": trained.config["cohort"],
@@ -86,7 +84,5 @@ origin = {
     "cases": len(cases),
     "rule": "the first test case",
 }
-table = plots.slice_table(
-    trained.spec, cases[0], origin=origin, predictions={trained.variant.name: Path(output)}
-)
-Image(style.png(plots.draw("qualitative", table)), width=700)
+table = slice_table(trained.spec, cases[0], origin=origin, predictions={trained.variant.name: Path(output)})
+Image(style.png(draw("qualitative", table)), width=700)

@@ -14,11 +14,11 @@
 # ---
 
 # %% [markdown]
-# # Data: a benchmark, its split, its prompts and a first look (the paper's section on data sets)
+# # Data: a benchmark, its split, its prompts and examples (the paper's section on data sets)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/01_data.ipynb)
 #
-# Reads one benchmark in its own layout (or writes a synthetic cohort in it), checks every file, draws the
-# split, scores the mean atlas and shows four training cases; a minute or two.
+# Reads a benchmark in its original layout (or writes a synthetic cohort in that layout), checks every file,
+# draws the split, scores the mean atlas and shows four training cases. Takes a minute or two.
 
 # %%
 import importlib.util
@@ -31,27 +31,27 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, or your own dataset's YAML file
-data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, or the YAML file of your own data set
+data_root = None  # folder of the real data; None: the synthetic cohort of the profile
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## Prepare
-# Writes `split.json` and the score of the mean atlas below the runs; a fault in the data stops here, by name.
+# Writes `split.json` and the scores of the mean atlas to the folder of the runs. Stops at the first issue of
+# the data and names it.
 
 # %%
-from bipvl.prepare import prepare
-
 from bipvl.data.layouts import cohort_of, list_cases
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import read_split
+from bipvl.engine.prepare import prepare
 from bipvl.engine.profiles import profile_name
 
 data = prepare(profile=profile, dataset=dataset, data_root=data_root, root=Path(runs))
@@ -60,7 +60,8 @@ print(f"{spec.title}: {cohort_of(data)} cohort in {data}")
 
 # %% [markdown]
 # ## The split
-# By case id, drawn once and written down: all runs at a profile train, choose and test on the same cases.
+# The split lists case ids and is drawn once: all runs of a profile use the same cases for training,
+# validation and test.
 
 # %%
 import pandas as pd
@@ -76,7 +77,7 @@ pd.DataFrame(
 
 # %% [markdown]
 # ## The prompts
-# One row a class: its title and five concepts that can be seen in a scan.
+# One row per class: a title and five concepts that are visible in a scan.
 
 # %%
 pd.DataFrame(default_prompts(spec).rows)
@@ -87,7 +88,7 @@ pd.DataFrame(default_prompts(spec).rows)
 # %%
 from IPython.display import Image
 
-from bipvl import plots
+from bipvl.figures import samples_table, write
 
-table = plots.samples_table(spec, data, split, profile_name(profile))
-Image(plots.write(f"data_samples-{spec.name}", table, Path(figures, profile_name(profile))), width=900)
+table = samples_table(spec, data, split, profile_name(profile))
+Image(write(f"data_samples-{spec.name}", table, Path(figures, profile_name(profile))), width=900)

@@ -17,8 +17,8 @@
 # # One run: train and evaluate a network (a cell of the paper's main results table)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/02_run.ipynb)
 #
-# Trains one variant on one dataset with one seed, scores it on the test cases, and ends with its table and
-# curves; one to a few minutes at `quick`, goes on where it was stopped.
+# Trains one variant on one data set with one seed, scores it on the test cases and shows its scores and
+# curves. Takes one to a few minutes at `quick`; an interrupted run resumes.
 
 # %%
 import importlib.util
@@ -31,20 +31,20 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, or your own dataset's YAML file
-variant = "bipvlseg"  # or swin_unetr_v2, the compared network
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, or the YAML file of your own data set
+variant = "bipvlseg"  # or another variant, such as swin_unetr_v2
 seed = 0
-data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
-runs = "runs"  # where runs are kept
+data_root = None  # folder of the real data; None: the synthetic cohort of the profile
+runs = "runs"  # folder of the runs
 
 # %% [markdown]
 # ## The run
-# All that decides the result goes to `config.json` in the run's folder.
+# `config.json` in the run's folder lists every setting that affects the result.
 
 # %%
 import json
@@ -82,15 +82,15 @@ evaluate(run, data).head()
 # %%
 from IPython.display import Image, Markdown
 
-from bipvl import figures as plots
-from bipvl.analysis import statistics, tables
-from bipvl.figures import style
+from bipvl.analysis.statistics import main_table, read_runs
+from bipvl.analysis.tables import main_table_markdown
+from bipvl.figures import draw, style, training_curves
 
 folders = {run.spec.name: [run.directory]}
-Markdown(tables.main_table_markdown(statistics.main_table(statistics.read_runs(folders))))
+Markdown(main_table_markdown(main_table(read_runs(folders))))
 
 # %%
-Image(style.png(plots.draw("training_curves", plots.training_curves(folders))), width=500)
+Image(style.png(draw("training_curves", training_curves(folders))), width=500)
 
 # %%
 manifest = json.loads((run.directory / "manifest.json").read_text(encoding="utf-8"))

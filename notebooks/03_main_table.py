@@ -17,11 +17,11 @@
 # # Main comparison (the paper's main results table)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/03_main_table.ipynb)
 #
-# Gathers the scores of all runs of a study into the main table and its two figures; seconds, from the
-# runs' `metrics.csv` files alone.
+# Collects the scores of all runs of a study in the main table and two figures. Takes seconds: it reads only
+# the `metrics.csv` files of the runs.
 #
-# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
-# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
+# It needs trained runs: run `make reproduce STUDY=main` first (on Colab, in a separate cell: `!snakemake
+# --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util
@@ -34,55 +34,56 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "main"  # a study of notebooks/experiments.yaml
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "main"  # a study in notebooks/experiments.yaml
 data_root = None  # not needed here
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The runs of the study
 
 # %%
-from bipvl.experiments import load_experiments
+from bipvl.analysis.studies import load_experiments, study_folders
+from bipvl.engine.profiles import profile_name
 
-from bipvl import plots, statistics
-
-folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
-print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
+folders, missing = study_folders(load_experiments(profile).study(study), runs)
+print("Missing runs:", *missing or ["none"], sep="\n")
 
 # %% [markdown]
 # ## The table
-# Also written as CSV, Markdown and LaTeX. `scores.csv` beside it holds every case, class, metric and grid.
+# Also written as CSV, Markdown and LaTeX. `scores.csv` contains every case, class, metric and grid.
 
 # %%
-from bipvl.files import write_csv, write_text
 from IPython.display import Image, Markdown
 
-from bipvl import tables
-from bipvl.engine.profiles import profile_name
+from bipvl.analysis.statistics import case_means, class_values, main_table, read_runs
+from bipvl.analysis.tables import main_table_latex, main_table_markdown
+from bipvl.common.files import write_csv, write_text
 
 folder = Path(figures, profile_name(profile))
-scores = statistics.read_runs(folders)
-main = statistics.main_table(scores)
+scores = read_runs(folders)
+main = main_table(scores)
 write_csv(folder / "scores.csv", scores)
 write_csv(folder / "main_table.csv", main)
-write_text(folder / "main_table.md", tables.main_table_markdown(main))
-write_text(folder / "main_table.tex", tables.main_table_latex(main))
-Markdown(tables.main_table_markdown(main))
+write_text(folder / "main_table.md", main_table_markdown(main))
+write_text(folder / "main_table.tex", main_table_latex(main))
+Markdown(main_table_markdown(main))
 
 # %% [markdown]
 # ## Every case
 
 # %%
-Image(plots.write("main_dice", statistics.case_means(scores), folder), width=900)
+from bipvl.figures import write
+
+Image(write("main_dice", case_means(scores), folder), width=900)
 
 # %% [markdown]
 # ## Every case and class
 
 # %%
-Image(plots.write("class_dice", statistics.class_values(scores), folder), width=900)
+Image(write("class_dice", class_values(scores), folder), width=900)

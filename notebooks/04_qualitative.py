@@ -14,15 +14,15 @@
 # ---
 
 # %% [markdown]
-# # What the networks see (the paper's qualitative figure)
+# # Predictions, errors and surfaces (the paper's qualitative figure)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/04_qualitative.ipynb)
 #
-# Shows, of each dataset, the test case with the median Dice of the study's first variant: what each network
-# made of it, where it is wrong, and its surfaces; then the five worst cases of all. A minute, from the runs'
+# Shows for each data set the test case with the median Dice of the study's first variant: the prediction of
+# each network, its errors and its surfaces; then the five worst cases overall. Takes a minute; it reads the
 # predictions and the scans.
 #
-# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
-# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
+# It needs trained runs: run `make reproduce STUDY=main` first (on Colab, in a separate cell: `!snakemake
+# --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util
@@ -35,57 +35,57 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "main"  # a study of notebooks/experiments.yaml
-data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "main"  # a study in notebooks/experiments.yaml
+data_root = None  # folder of the real data; None: the synthetic cohort of the profile
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The runs of the study
 
 # %%
-from bipvl.experiments import load_experiments
-
-from bipvl import plots, statistics
+from bipvl.analysis.studies import load_experiments, study_folders
 from bipvl.engine.data_root import synthetic_root
 from bipvl.engine.profiles import profile_name
 
-folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
-print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
+folders, missing = study_folders(load_experiments(profile).study(study), runs)
+print("Missing runs:", *missing or ["none"], sep="\n")
 
 # %% [markdown]
 # ## Slices
-# The case is chosen by a rule, not by eye: neither the best nor the worst.
+# A rule selects the case, so that it is neither the best nor the worst.
 
 # %%
 from IPython.display import Image
 
+from bipvl.figures import failures_table, qualitative_table, surfaces_table, write
+
 data, folder = data_root or synthetic_root(profile), Path(figures, profile_name(profile))
-table = plots.qualitative_table(folders, data)
-Image(plots.write("qualitative", table, folder), width=900)
+table = qualitative_table(folders, data)
+Image(write("qualitative", table, folder), width=900)
 
 # %% [markdown]
 # ## Errors
-# The same slices: what was missed, what was found where nothing is, what was taken for another class.
+# The same slices: missed voxels, false positives and voxels of another class.
 
 # %%
-Image(plots.write("errors", table, folder), width=900)
+Image(write("errors", table, folder), width=900)
 
 # %% [markdown]
 # ## Surfaces
-# The same cases as a whole.
+# The same cases in 3D.
 
 # %%
-Image(plots.write("surfaces", plots.surfaces_table(folders, data), folder), width=900)
+Image(write("surfaces", surfaces_table(folders, data), folder), width=900)
 
 # %% [markdown]
-# ## The worst five
-# The lowest Dice over all datasets, always shown, each at the slice with most errors.
+# ## The five worst cases
+# The lowest Dice over all data sets, each at the slice with the most errors.
 
 # %%
-Image(plots.write("failures", plots.failures_table(folders, data), folder), width=900)
+Image(write("failures", failures_table(folders, data), folder), width=900)

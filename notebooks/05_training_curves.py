@@ -14,14 +14,14 @@
 # ---
 
 # %% [markdown]
-# # Training curves (the course of the paper's objective)
+# # Training curves (the paper's objective during training)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/05_training_curves.ipynb)
 #
-# Draws all loss terms, the validation Dice, the learnt loss weights and the learning rate of every run of
-# a study; seconds, from the runs' `history.csv` files alone.
+# Draws the loss terms, the validation Dice, the learnt loss weights and the learning rate of every run of a
+# study. Takes seconds: it reads only the `history.csv` files of the runs.
 #
-# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
-# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
+# It needs trained runs: run `make reproduce STUDY=main` first (on Colab, in a separate cell: `!snakemake
+# --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util
@@ -34,27 +34,25 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "main"  # a study of notebooks/experiments.yaml
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "main"  # a study in notebooks/experiments.yaml
 data_root = None  # not needed here
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The runs of the study
 
 # %%
-from bipvl.experiments import load_experiments
-
-from bipvl import plots, statistics
+from bipvl.analysis.studies import load_experiments, study_folders
 from bipvl.engine.profiles import profile_name
 
-folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs, "history.csv")
-print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
+folders, missing = study_folders(load_experiments(profile).study(study), runs, "history.csv")
+print("Missing runs:", *missing or ["none"], sep="\n")
 
 # %% [markdown]
 # ## The curves
@@ -62,5 +60,6 @@ print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
 # %%
 from IPython.display import Image
 
-table = plots.training_curves(folders)
-Image(plots.write("training_curves", table, Path(figures, profile_name(profile))), width=900)
+from bipvl.figures import training_curves, write
+
+Image(write("training_curves", training_curves(folders), Path(figures, profile_name(profile))), width=900)

@@ -31,15 +31,15 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # names the folder of figures; the findings are the same at every scale
+profile = "quick"  # names the folder of figures; the findings do not depend on it
 data_root = None  # not needed here
 runs = "runs"  # not needed here
 study = "main"  # not needed here
-figures = "figures"  # where the table is written, below a folder of the profile's name
+figures = "figures"  # the table is written to a subfolder named after the profile
 
 # %% [markdown]
 # ## How to read the findings

@@ -14,14 +14,14 @@
 # ---
 
 # %% [markdown]
-# # An ablation: what changes when one part does (the paper's ablation tables)
+# # Ablation: the effect of each part (the paper's ablation tables)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/07_ablation.ipynb)
 #
-# Holds every variant of a study against its first one, case by case, with intervals and tests; seconds, from
-# the runs' `metrics.csv` files alone.
+# Compares every variant of a study with its first one, case by case, with intervals and tests. Takes seconds:
+# it reads only the `metrics.csv` files of the runs.
 #
-# The runs must be there: type `make reproduce STUDY=fusion` first (in Colab, in a cell of its own,
-# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=fusion`).
+# It needs trained runs: run `make reproduce STUDY=fusion` first (on Colab, in a separate cell: `!snakemake
+# --snakefile notebooks/Snakefile --cores all --config STUDY=fusion`).
 
 # %%
 import importlib.util
@@ -34,44 +34,43 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "fusion"  # a study of notebooks/experiments.yaml
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "fusion"  # a study in notebooks/experiments.yaml
 data_root = None  # not needed here
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The runs of the study
 
 # %%
-from bipvl.experiments import load_experiments
-
-from bipvl import plots, statistics
+from bipvl.analysis.studies import load_experiments, study_folders
+from bipvl.engine.profiles import profile_name
 
 chosen = load_experiments(profile).study(study)
-folders, missing = statistics.study_folders(chosen, runs)
+folders, missing = study_folders(chosen, runs)
 print(f"{chosen.title}: {chosen.question}")
-print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
+print("Missing runs:", *missing or ["none"], sep="\n")
 
 # %% [markdown]
 # ## The comparisons
-# Paired over test cases: the difference to the first variant, its interval, and Wilcoxon's test with Holm's
-# correction. `scores-STUDY.csv` beside it holds every case, class, metric and grid.
+# Paired over test cases: the difference from the first variant, its interval, and Wilcoxon's test with Holm's
+# correction. `scores-STUDY.csv` contains every case, class, metric and grid.
 
 # %%
 import pandas as pd
-from bipvl.comparisons import compare
-from bipvl.files import write_csv
 
-from bipvl.engine.profiles import profile_name
+from bipvl.analysis.comparisons import compare
+from bipvl.analysis.statistics import METRICS, read_runs
+from bipvl.common.files import write_csv
 
 folder = Path(figures, profile_name(profile))
-scores = statistics.read_runs(folders)
-compared = pd.concat(compare(scores, chosen.variants[0], metric) for metric in statistics.METRICS)
+scores = read_runs(folders)
+compared = pd.concat(compare(scores, chosen.variants[0], metric) for metric in METRICS)
 write_csv(folder / f"scores-{study}.csv", scores)
 write_csv(folder / f"comparisons-{study}.csv", compared)
 compared.round(3)
@@ -82,4 +81,6 @@ compared.round(3)
 # %%
 from IPython.display import Image
 
-Image(plots.write(f"ablation-{study}", compared[compared["metric"] == "dice"], folder), width=900)
+from bipvl.figures import write
+
+Image(write(f"ablation-{study}", compared[compared["metric"] == "dice"], folder), width=900)

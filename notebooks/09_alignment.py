@@ -14,14 +14,15 @@
 # ---
 
 # %% [markdown]
-# # What alignment does to the shared space (the paper's global and local alignment)
+# # Text–image similarity (the paper's global and local alignment)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/09_alignment.ipynb)
 #
-# Shows how similar the texts of each class are to its image and to those of all others, before training and
-# after, and the way that they came; seconds, from what each training kept of its vectors at every validation.
+# Shows how similar the texts of each class are to the image of each class before and after training, and how
+# they move in the shared space. Takes seconds: it reads the vectors that each training saved at every
+# validation.
 #
-# The runs must be there: type `make reproduce STUDY=main` first (in Colab, in a cell of its own,
-# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
+# It needs trained runs: run `make reproduce STUDY=main` first (on Colab, in a separate cell: `!snakemake
+# --snakefile notebooks/Snakefile --cores all --config STUDY=main`).
 
 # %%
 import importlib.util
@@ -34,43 +35,43 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "main"  # a study of notebooks/experiments.yaml
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "main"  # a study in notebooks/experiments.yaml
 data_root = None  # not needed here
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The runs of the study
-# Of each dataset the first one of a network that reads prompts.
+# For each data set, the first run of a network that reads prompts.
 
 # %%
-from bipvl.experiments import load_experiments
-
-from bipvl import plots, statistics
+from bipvl.analysis.studies import load_experiments, study_folders
 from bipvl.engine.profiles import profile_name
+from bipvl.figures import embedding_table, language_runs, similarity_table, write
 
-folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs, "history.csv")
-chosen = plots.language_runs(folders)
-print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
+folders, missing = study_folders(load_experiments(profile).study(study), runs, "history.csv")
+chosen = language_runs(folders)
+print("Missing runs:", *missing or ["none"], sep="\n")
 print("Shown:", *chosen.values(), sep="\n")
 
 # %% [markdown]
-# ## Who is like whom
-# Alignment pulls a class's texts to its image (the diagonal) and pushes those of other classes away.
+# ## Similarity
+# Alignment pulls the texts of a class towards its image (the diagonal) and pushes the texts of other classes
+# away.
 
 # %%
 from IPython.display import Image
 
 folder = Path(figures, profile_name(profile))
-Image(plots.write("similarity", plots.similarity_table(chosen), folder), width=900)
+Image(write("similarity", similarity_table(chosen), folder), width=900)
 
 # %% [markdown]
-# ## The way there
+# ## The shared space during training
 
 # %%
-Image(plots.write("embedding_map", plots.embedding_table(chosen), folder), width=900)
+Image(write("embedding_map", embedding_table(chosen), folder), width=900)

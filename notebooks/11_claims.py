@@ -14,14 +14,14 @@
 # ---
 
 # %% [markdown]
-# # The claims of the paper, and what was measured here (the claims table)
+# # The paper's claims and what was measured (the claims table)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/11_claims.ipynb)
 #
-# A row a claim: which study tests it, on what, the effect with its interval, and a verdict; a minute at most,
-# from the runs' `metrics.csv` files alone.
+# One row per claim: the study that tests it, the data, the effect with its interval, and a verdict. Takes at
+# most a minute: it reads only the `metrics.csv` files of the runs.
 #
-# The runs must be there: type `make reproduce STUDY=all` first (in Colab, in a cell of its own,
-# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=all`).
+# It needs trained runs: run `make reproduce STUDY=all` first (on Colab, in a separate cell: `!snakemake
+# --snakefile notebooks/Snakefile --cores all --config STUDY=all`).
 
 # %%
 import importlib.util
@@ -34,29 +34,29 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "all"  # not needed here: the table uses the runs of every study
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "all"  # not needed here: the claims table reads the runs of every study
 data_root = None  # not needed here
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The claims table
-# A claim is not tested if some of its runs are missing; its row lists them.
+# A claim is not tested if one of its runs is missing; its row says which.
 
 # %%
 from IPython.display import Image, Markdown
 
-from bipvl import figures as plots
 from bipvl.analysis.claims import claims_table, gather_runs
 from bipvl.analysis.studies import load_experiments
 from bipvl.analysis.tables import claims_markdown
 from bipvl.common.files import write_text
 from bipvl.engine.profiles import profile_name
+from bipvl.figures import write
 
 folder = Path(figures, profile_name(profile))
 experiments = load_experiments(profile)
@@ -66,7 +66,7 @@ Markdown(claims_markdown(claims))
 
 # %% [markdown]
 # ## The effects
-# `claims.csv` beside the figure has all columns.
+# `claims.csv` contains the whole claims table.
 
 # %%
-Image(plots.write("claims", claims, folder), width=900)
+Image(write("claims", claims, folder), width=900)

@@ -14,13 +14,13 @@
 # ---
 
 # %% [markdown]
-# # Another tool's predictions (a row of the paper's main results table)
+# # Predictions of another tool (a row of the paper's main results table)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/12_external.ipynb)
 #
-# Scores a folder of label maps that another tool wrote, named under `external:` in `experiments.yaml`, as a
-# run's predictions are scored; seconds for synthetic scans, minutes for a hundred of clinical size.
+# Scores a folder of label maps of another tool, listed under `external:` in `experiments.yaml`, in the same
+# way as the predictions of a run. Takes seconds for synthetic scans and minutes for a hundred clinical ones.
 #
-# That folder must be there, no run: the other tool segments the split's test cases first.
+# It needs that folder, but no run: segment the test cases of the split with the other tool first.
 
 # %%
 import importlib.util
@@ -33,29 +33,29 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
 dataset = "amos22"  # amos22, mmwhs_ct, mmwhs_mr or msd_brain
-name = "nnunet"  # under `external:` in notebooks/experiments.yaml
-data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
-runs = "runs"  # where runs are kept
+name = "nnunet"  # its name under `external:` in notebooks/experiments.yaml
+data_root = None  # folder of the real data; None: the synthetic cohort of the profile
+runs = "runs"  # folder of the runs
 
 # %% [markdown]
 # ## The predictions
-# A folder holds one label map for each test case of the split, `CASE.nii.gz`, on the scan's own grid, and no
-# others. Which code is which class its `dataset.json` says by name, or `labels` in the YAML file.
+# The folder contains one label map `CASE.nii.gz` for each test case of the split, on the scan's own grid, and
+# no others. Its `dataset.json`, or `labels` in the YAML file, names the class of each code.
 
 # %%
-from bipvl.analysis.external import evaluate_external, get_external
+from bipvl.analysis.external import evaluate_external
 from bipvl.analysis.studies import load_experiments
 from bipvl.engine.data_root import synthetic_cohort
 from bipvl.engine.prepare import prepare
 from bipvl.engine.profiles import profile_name
 
-external = get_external(load_experiments(profile).external.values(), name, dataset)
+external = load_experiments(profile).external_on(dataset, name)
 data = Path(data_root) if data_root else synthetic_cohort(profile, dataset)
 if not Path(runs, profile_name(profile), dataset, "split.json").is_file():
     prepare(profile=profile, dataset=dataset, data_root=data_root, root=Path(runs))
@@ -63,7 +63,7 @@ print(external)
 
 # %% [markdown]
 # ## Evaluate
-# All label maps are checked before the first is scored.
+# All label maps are checked before the first one is scored.
 
 # %%
 evaluate_external(external, profile=profile, data_root=data, root=Path(runs)).head()
@@ -74,7 +74,8 @@ evaluate_external(external, profile=profile, data_root=data, root=Path(runs)).he
 # %%
 from IPython.display import Markdown
 
-from bipvl.analysis import statistics, tables
+from bipvl.analysis.statistics import main_table, read_runs
+from bipvl.analysis.tables import main_table_markdown
 
 folders = {dataset: [Path(runs, profile_name(profile), dataset, name, "seed0")]}
-Markdown(tables.main_table_markdown(statistics.main_table(statistics.read_runs(folders))))
+Markdown(main_table_markdown(main_table(read_runs(folders))))

@@ -14,13 +14,13 @@
 # ---
 
 # %% [markdown]
-# # What accuracy costs: parameters, operations, time and memory against Dice (the paper's efficiency table)
+# # Efficiency: parameters, operations, time and memory compared with Dice (the paper's efficiency table)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/13_efficiency.ipynb)
 #
-# Counts each network's parameters and operations and holds them, and what its runs took, against what it
-# scores; half a minute, from the runs' `metrics.csv` and `manifest.json` files.
+# Counts the parameters and operations of each network and compares them, and the time and memory of its runs,
+# with its Dice. Takes half a minute: it reads only the `metrics.csv` and `manifest.json` files of the runs.
 #
-# The runs must be there: type `make reproduce STUDY=efficiency` first (in Colab, in a cell of its own,
+# It needs trained runs: run `make reproduce STUDY=efficiency` first (on Colab, in a separate cell:
 # `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=efficiency`).
 
 # %%
@@ -34,41 +34,41 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "efficiency"  # a study of notebooks/experiments.yaml
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "efficiency"  # a study in notebooks/experiments.yaml
 data_root = None  # not needed here
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The runs of the study
 
 # %%
-from bipvl.efficiency import efficiency, trained_runs
-from bipvl.experiments import load_experiments
-
-from bipvl import plots, statistics
+from bipvl.analysis.efficiency import efficiency, trained_runs
+from bipvl.analysis.studies import load_experiments, study_folders
 from bipvl.engine.profiles import profile_name
 
 chosen = load_experiments(profile).study(study)
-folders, missing = statistics.study_folders(chosen, runs)
-own = trained_runs(folders)
+folders, missing = study_folders(chosen, runs)
+trained = trained_runs(folders)
 print(f"{chosen.title}: {chosen.question}")
-print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
-others = [folder for dataset in folders for folder in folders[dataset] if folder not in own.get(dataset, [])]
-print("Others' predictions, whose costs are not known:", *others or ["none"], sep="\n")
+print("Missing runs:", *missing or ["none"], sep="\n")
+others = [
+    folder for dataset in folders for folder in folders[dataset] if folder not in trained.get(dataset, [])
+]
+print("Predictions of other tools, whose costs are unknown:", *others or ["none"], sep="\n")
 
 # %% [markdown]
-# ## What they cost
-# Parameters and operations are counted, without running the network. Seconds and memory were measured while
-# the runs were made: they hold for that machine, and for whatever else it did then.
+# ## Costs
+# Parameters and operations are counted without running the network. Seconds and memory were measured during
+# the runs: they depend on that machine and on its other work at that time.
 
 # %%
-costs = efficiency(own)
+costs = efficiency(trained)
 costs.round(3)
 
 # %% [markdown]
@@ -77,6 +77,8 @@ costs.round(3)
 # %%
 from IPython.display import Image, display
 
+from bipvl.figures import write
+
 for dataset, table in costs.groupby("dataset", sort=False):
-    path = plots.write(f"efficiency-{dataset}", table, Path(figures, profile_name(profile)))
+    path = write(f"efficiency-{dataset}", table, Path(figures, profile_name(profile)))
     display(Image(path, width=900))

@@ -17,11 +17,11 @@
 # # Prompts that the network was not trained with (the paper's study of prompt quality)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/14_prompt_robustness.ipynb)
 #
-# Tests a study's first variant with prompts of every kind, beside the variants that were trained with them; a
-# minute or two, from the trained runs and the scans.
+# Tests a study's first variant with edited prompts and compares it with the variants that were trained with
+# them. Takes a minute or two; it reads the trained runs and the scans.
 #
-# The runs must be there: type `make reproduce STUDY=prompts` first (in Colab, in a cell of its own,
-# `!snakemake --snakefile notebooks/Snakefile --cores all --config STUDY=prompts`).
+# It needs trained runs: run `make reproduce STUDY=prompts` first (on Colab, in a separate cell: `!snakemake
+# --snakefile notebooks/Snakefile --cores all --config STUDY=prompts`).
 
 # %%
 import importlib.util
@@ -34,30 +34,30 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
-study = "prompts"  # a study of notebooks/experiments.yaml
-data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
-runs = "runs"  # where runs are kept
-figures = "figures"  # where figures are written, below a folder of the profile's name
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
+study = "prompts"  # a study in notebooks/experiments.yaml
+data_root = None  # folder of the real data; None: the synthetic cohort of the profile
+runs = "runs"  # folder of the runs
+figures = "figures"  # figures are written to a subfolder named after the profile
 
 # %% [markdown]
 # ## The runs of the study
 
 # %%
-from bipvl.experiments import load_experiments
+from bipvl.analysis.studies import load_experiments, study_folders
+from bipvl.engine.data_root import synthetic_root
+from bipvl.engine.profiles import profile_name
 
-from bipvl import plots, statistics
-
-folders, missing = statistics.study_folders(load_experiments(profile).study(study), runs)
-print("Not run yet:", *missing or ["nothing, the study is whole"], sep="\n")
+folders, missing = study_folders(load_experiments(profile).study(study), runs)
+print("Missing runs:", *missing or ["none"], sep="\n")
 
 # %% [markdown]
 # ## The prompts
-# What each edit makes of the first class's title and first concept.
+# The title and the first concept of the first class after each edit.
 
 # %%
 import pandas as pd
@@ -70,15 +70,13 @@ texts = default_prompts(load_spec(next(iter(folders)))).segments()
 pd.DataFrame({edit: edited(texts, edit)[0][:2] for edit in EDITS}.items(), columns=["prompts", "texts"])
 
 # %% [markdown]
-# ## Tested with each
+# ## Dice with each edit
 
 # %%
-from bipvl.robustness import prompt_robustness
 from IPython.display import Image
 
-from bipvl.engine.data_root import synthetic_root
-from bipvl.engine.profiles import profile_name
+from bipvl.analysis.prompt_robustness import prompt_robustness
+from bipvl.figures import write
 
-data = data_root or synthetic_root(profile)
-table = prompt_robustness(folders, data)
-Image(plots.write(f"prompt_robustness-{study}", table, Path(figures, profile_name(profile))), width=900)
+table = prompt_robustness(folders, data_root or synthetic_root(profile))
+Image(write(f"prompt_robustness-{study}", table, Path(figures, profile_name(profile))), width=900)

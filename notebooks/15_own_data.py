@@ -14,11 +14,12 @@
 # ---
 
 # %% [markdown]
-# # Own data: from a folder of scans to a trained network, without code (beyond the paper)
+# # Your own data: from a folder of scans to a trained network, without code (beyond the paper)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/15_own_data.ipynb)
 #
-# Makes ten small scans as if they were your own, drafts their dataset YAML and prompt CSV, fills these in,
-# then checks, trains, scores and segments; a minute or two on a laptop. Each step is also a command.
+# Writes ten small scans in place of yours, creates the initial YAML and prompt CSV of the data set, completes
+# them, then checks, trains, scores and segments. Takes a minute or two on a laptop. Each step is also a
+# command.
 
 # %%
 import importlib.util
@@ -31,19 +32,19 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-profile = "quick"  # the scale: quick, laptop or paper
+profile = "quick"  # quick, laptop, paper, or the path of your own profile
 seed = 0  # of the training
-data_root = None  # a folder for the example's files; None: a temporary one
+data_root = None  # folder for the files of the example; None: a temporary one
 
 # %% [markdown]
-# ## Ten scans of your own
-# A ball and a rod in noise, 32³ voxels each, kept as nnU-Net v2 keeps them: `imagesTr/CASE_0000.nii.gz`,
-# `labelsTr/CASE.nii.gz` and a `dataset.json`. MSD's form is read too, and any folder in which the names of
-# images and label maps tell what belongs together.
+# ## Ten scans in place of yours
+# A ball and a rod in noise, 32³ voxels, in the layout of nnU-Net v2: `imagesTr/CASE_0000.nii.gz`,
+# `labelsTr/CASE.nii.gz` and a `dataset.json`. The layout of MSD also works, and so does any folder whose file
+# names show which label map belongs to which image.
 
 # %%
 import tempfile
@@ -55,9 +56,9 @@ folder = write_example(place, progress=False)
 print(*sorted(path.relative_to(place) for path in folder.rglob("*00[12]*")), sep="\n")
 
 # %% [markdown]
-# ## Draft
-# On the command line: `bipvl init-dataset FOLDER`. Codes, spacing, crop and intensities are looked up in the
-# files, and a comment says why each was chosen. Correct what is wrong; no file is ever overwritten.
+# ## Create the data set files
+# On the command line: `bipvl init-dataset FOLDER`. Codes, spacing, crop and intensities are read from the
+# scans, and a comment explains each choice. Correct them if needed; existing files are never overwritten.
 
 # %%
 from bipvl.data.onboarding.draft import draft_dataset
@@ -66,8 +67,9 @@ drafted = draft_dataset(folder, place / "shapes.yaml", progress=False)
 print(drafted.found, "To fill in:", *drafted.to_fill, "", drafted.yaml, sep="\n")
 
 # %% [markdown]
-# ## Nothing unfinished passes
-# On the command line: `bipvl check shapes.yaml --data-root FOLDER_ABOVE`. Every fault of every file at once.
+# ## Check
+# On the command line: `bipvl check shapes.yaml --data-root PARENT_FOLDER`. It lists every issue of every
+# file, including incomplete ones.
 
 # %%
 from bipvl.data.checks.dataset import check_dataset, issue_table
@@ -77,8 +79,9 @@ dataset = str(drafted.path)
 print(issue_table(check_dataset(load_spec(dataset), place, progress=False)))
 
 # %% [markdown]
-# ## Fill in
-# In a spreadsheet or an editor; here in a cell. A row a class: its title, and what a reader would see.
+# ## Complete the files
+# Use a spreadsheet or an editor; here it is a cell. One row per class: its title, and what is visible in a
+# scan.
 
 # %%
 import pandas as pd
@@ -127,22 +130,21 @@ scores[scores["grid"] == "scan"].pivot(index="case", columns=["metric", "class"]
 
 # %% [markdown]
 # ## Segment a scan
-# On the command line: `bipvl segment SCAN --run RUN -o labels.nii.gz`. A test case here, to show its truth
-# beside it.
+# On the command line: `bipvl segment SCAN --run RUN -o labels.nii.gz`. Here it is a test case, so that its
+# truth can be shown too.
 
 # %%
 from IPython.display import Image
 
 import bipvl
-from bipvl import figures as plots
 from bipvl.engine.evaluate import test_cases
-from bipvl.figures import style
+from bipvl.figures import draw, slice_table, style
 
 cases = test_cases(run, place)
 bipvl.segment(cases[0].images, run, progress=False).save(place / "labels.nii.gz")
 origin = {key: run.config[key] for key in ("cohort", "profile")}
 origin |= {"seeds": seed, "cases": len(cases), "rule": "the first test case"}
-table = plots.slice_table(
+table = slice_table(
     run.spec, cases[0], origin=origin, predictions={run.variant.name: place / "labels.nii.gz"}
 )
-Image(style.png(plots.draw("qualitative", table)), width=700)
+Image(style.png(draw("qualitative", table)), width=700)

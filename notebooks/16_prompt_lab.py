@@ -14,11 +14,12 @@
 # ---
 
 # %% [markdown]
-# # Prompt lab: edit a text, see what changes (the paper's concept prompts, by hand)
+# # Prompt lab: edit a text and see what changes (the paper's concept prompts)
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bipvl/bipvl/blob/main/notebooks/16_prompt_lab.ipynb)
 #
-# Shows a case in 3D, then how edits of one concept's text change a class's mask, its similarities and where a
-# word looks; in JupyterLab with a form to type into. Seconds on a laptop, minutes where it must train first.
+# Shows a case in 3D, then how edits of one concept's text change the mask, the similarities and the word
+# attention of a class. JupyterLab adds a form for your own texts. Takes seconds on a laptop, or minutes if it
+# must train a run first.
 
 # %%
 import importlib.util
@@ -31,23 +32,23 @@ if importlib.util.find_spec("bipvl") is None:  # on Colab; elsewhere `make setup
     subprocess.run(["git", "clone", "--depth=1", "https://github.com/bipvl/bipvl"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./bipvl[notebooks]"], check=True)
     os.chdir("bipvl")
-if Path.cwd().name == "notebooks":  # opened in JupyterLab; all paths below start in the repository's root
+if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at the repository's root
     os.chdir("..")
 
 # %% tags=["parameters"]
-run = "runs/quick/mmwhs_ct/bipvlseg/seed0"  # the folder of a trained run whose network reads prompts
-data_root = None  # the folder of the real data; None: the synthetic cohort of the profile
-case = None  # the id of a test case; None: the first
-structure = None  # the name of a class; None: the dataset's first
-concept = "Location"  # the column of the prompts that is edited
-text = None  # a text of your own for it, shown beside the edits
-word = None  # the word whose attention is shown; None: the class's own name
-output = "runs/prompt_lab.nii.gz"  # the segmentation, in the dataset's own label codes
+run = "runs/quick/mmwhs_ct/bipvlseg/seed0"  # folder of a trained run whose network reads prompts
+data_root = None  # folder of the real data; None: the synthetic cohort of the profile
+case = None  # id of a test case; None: the first
+structure = None  # name of a class; None: the first
+concept = "Location"  # the column of the prompts to edit
+text = None  # your own text for it, shown with the edits
+word = None  # the word whose attention is shown; None: the name of the class
+output = "runs/prompt_lab.nii.gz"  # the segmentation, in the data set's label codes
 
 # %% [markdown]
 # ## The trained run and the case
-# Where nothing is trained yet, as on Colab, a run named as `…/PROFILE/DATASET/VARIANT/seedK` is prepared and
-# trained first (minutes).
+# If the run does not exist, as on Colab, it is prepared and trained first (minutes). Its folder must be named
+# `…/PROFILE/DATASET/VARIANT/seedK`.
 
 # %%
 from bipvl.analysis.word_attention import head_noun
@@ -71,8 +72,8 @@ print(origin)
 
 # %% [markdown]
 # ## The case
-# With the truth, the network's prediction and where the word looks (in a window around the class). In
-# JupyterLab it turns; executed without a front end, three slices stand in its place.
+# The scan with the truth, the prediction and the word attention (in a window around the class): in 3D in
+# JupyterLab, as three slices without a front end.
 
 # %%
 import bipvl
@@ -92,24 +93,23 @@ view(
 
 # %% [markdown]
 # ## One concept, edited
-# The first row has the text that the network was trained with. Paraphrased says the same in other words;
-# all others say less, or what is wrong.
+# The first row is the text that the network was trained with. "Paraphrased" has the same meaning; all other
+# edits remove information or are wrong.
 
 # %%
 from IPython.display import Image
 
-from bipvl import figures as plots
-from bipvl.figures import style
+from bipvl.figures import draw, style
 
 asked = some_edits(lab.texts, row, concept)
 if text:
     asked["yours"] = with_text(lab.texts, row, concept, text)
 table = lab.table(window, asked, word, concept)
-Image(style.png(plots.draw("prompt_lab", table)), width=900)
+Image(style.png(draw("prompt_lab", table)), width=900)
 
 # %% [markdown]
-# ## Your own words
-# Choose, type, press Show. Words that your text adds can be chosen too.
+# ## Your own text
+# Choose a case, class and concept, type a text and press Show. Words of your text can be chosen too.
 
 # %%
 from IPython.display import display
