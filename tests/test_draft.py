@@ -1,4 +1,4 @@
-"""Drafts of a dataset from its folder: what is recognised, what is suggested, what is left to its owner."""
+"""The initial files of a data set: detected layouts, suggested values, and placeholders to fill in."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from bipvl.__main__ import app
 from bipvl.common.errors import BipvlError
 from bipvl.data.checks.dataset import check_dataset
 from bipvl.data.layouts import list_cases
-from bipvl.data.onboarding.detect_layout import recognise
+from bipvl.data.onboarding.detect_layout import detect_layout
 from bipvl.data.onboarding.draft import draft_dataset
 from bipvl.data.spec import FILL_IN, Patterns, load_spec
 
@@ -30,7 +30,7 @@ def image(seed=0, shape=SHAPE, low=0.0, high=90.0):
 
 
 def fill_in(path):
-    """As an owner does: names for codes, texts for cells."""
+    """Replace all placeholders, as a user does."""
     for file in (path, path.with_suffix(".csv")):
         file.write_text(re.sub(rf"{FILL_IN}(:[^,\n]*)?", "thing", file.read_text()))
 
@@ -39,10 +39,10 @@ def draft(tmp_path, folder="knee", **options):
     return draft_dataset(tmp_path / folder, tmp_path / "knee.yaml", progress=False, **options)
 
 
-# --- from a folder to a check without faults ---
+# --- from a folder to a check without issues ---
 
 
-def test_an_nnunet_folder_needs_texts_alone(tmp_path):
+def test_an_nnunet_folder_needs_only_texts(tmp_path):
     write_nnunet(tmp_path / "knee")
     drafted = draft(tmp_path)
     spec = load_spec(tmp_path / "knee.yaml")
@@ -52,7 +52,7 @@ def test_an_nnunet_folder_needs_texts_alone(tmp_path):
     assert [issue.problem.partition(" under")[0] for issue in issues] == [
         f"is a draft: row {row} still holds 'FILL IN'" for row in (1, 2)
     ]
-    assert drafted.to_fill == [f"{tmp_path / 'knee.csv'}: 10 texts, what can be seen of each class"]
+    assert drafted.to_fill == [f"{tmp_path / 'knee.csv'}: 10 texts about the appearance of each class"]
     fill_in(tmp_path / "knee.yaml")
     assert check_dataset(spec, tmp_path) == []
 
@@ -124,20 +124,18 @@ def test_files_are_paired_by_their_names(tmp_path, files, images, label, channel
     assert check_dataset(spec, tmp_path) == []
 
 
-def test_what_belongs_to_no_case_is_told(tmp_path):
+def test_unused_scans_are_reported(tmp_path):
     for i in range(3):
         save(tmp_path / f"knee/scans/P{i}.nii.gz", image(i))
         save(tmp_path / f"knee/masks/P{i}.nii.gz", labels(i))
     save(tmp_path / "knee/old/average.nii.gz", image())
-    assert recognise(tmp_path / "knee").left == ("old/average.nii.gz",)
+    assert detect_layout(tmp_path / "knee").unused == ("old/average.nii.gz",)
     draft(tmp_path)
-    assert (
-        "# Left out, as they belong to no case: 1 scans, such as old/average"
-        in (tmp_path / "knee.yaml").read_text()
-    )
+    text = (tmp_path / "knee.yaml").read_text()
+    assert "# Unused, since they belong to no case: 1 scans, such as old/average" in text
 
 
-# --- what is suggested ---
+# --- suggested values ---
 
 
 def suggested(tmp_path, array, affine=None, label=None):
@@ -148,8 +146,8 @@ def suggested(tmp_path, array, affine=None, label=None):
     return yaml.safe_load((tmp_path / "knee.yaml").read_text())
 
 
-def test_spacing_and_crop_have_the_working_grids_axes(tmp_path):
-    """Stored head first, 3 mm; then front, 0.5 mm; then left, 0.7 mm: the grid goes right, front, head."""
+def test_spacing_and_crop_follow_the_axes_of_the_working_grid(tmp_path):
+    """Stored axes: head (3 mm), front (0.5 mm), left (0.7 mm); the working grid has right, front, head."""
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 3.0, 0.5, -0.7, 1
     raw = suggested(tmp_path, image(shape=(8, 70, 130)), affine)
@@ -158,7 +156,7 @@ def test_spacing_and_crop_have_the_working_grids_axes(tmp_path):
     assert raw["nsd_tolerance"] == 3.0
 
 
-def test_a_ct_is_guessed_by_air_and_its_window_by_what_is_labelled(tmp_path):
+def test_ct_is_guessed_from_air_and_its_window_from_labelled_voxels(tmp_path):
     label, ct = np.zeros(SHAPE, np.int16), image(low=-1000, high=-900)
     label[2:5, 2:5, 2:5] = 1
     ct[label == 1] = image(low=33, high=61)[label == 1]
@@ -168,21 +166,21 @@ def test_a_ct_is_guessed_by_air_and_its_window_by_what_is_labelled(tmp_path):
     assert 30 <= low <= 35 and 60 <= high <= 65 and low % 5 == high % 5 == 0
 
 
-def test_an_mr_is_standardised(tmp_path):
+def test_mr_is_standardised(tmp_path):
     raw = suggested(tmp_path, image(low=-3, high=4))
     assert raw["modality"] == "MR" and raw["intensity"] == {"zscore": "nonzero"}
 
 
-def test_each_code_has_its_cases_and_volume_as_a_comment(tmp_path):
+def test_a_comment_gives_the_cases_and_the_volume_of_each_code(tmp_path):
     label = np.zeros((10, 10, 10), np.int16)
     label[:5], label[0, 0, 0] = 1, 4
     suggested(tmp_path, image(shape=(10, 10, 10)), np.diag([2.0, 2, 2, 1]), label)
     text = (tmp_path / "knee.yaml").read_text()
-    assert "{name: FILL IN 1, codes: [1]}  # in 3 of 3 cases, 3.99 ml in the median" in text
-    assert "{name: FILL IN 4, codes: [4]}  # in 3 of 3 cases, 0.008 ml in the median" in text
+    assert "{name: FILL IN 1, codes: [1]}  # in 3 of 3 cases, median volume 3.99 ml" in text
+    assert "{name: FILL IN 4, codes: [4]}  # in 3 of 3 cases, median volume 0.008 ml" in text
 
 
-# --- what is refused: in a sentence, with nothing written ---
+# --- invalid folders: one sentence, and no file is written ---
 
 
 def no_scans(folder):
@@ -259,55 +257,55 @@ def a_broken_json(folder):
     (folder / "dataset.json").write_text("{")
 
 
-def a_scan_that_a_json_lists_and_is_not_there(folder):
+def a_json_that_lists_a_missing_scan(folder):
     save(folder / "P1.nii.gz", image())
     (folder / "dataset.json").write_text(json.dumps(dataset_json(AMOS, {"training": ["amos_0001"]})))
 
 
-REFUSED = {
-    no_scans: "holds no scan (.nii.gz or .nii); give another",
-    dicom_alone: "holds no scan (.nii.gz or .nii), only DICOM",
-    images_alone: "but no label map",
-    labels_alone: "but no images whose names share their ids, such as P1;",
+INVALID = {
+    no_scans: "knee: holds no scan (.nii.gz or .nii); give another",
+    dicom_alone: "knee: holds only DICOM files; convert them to NIfTI with dcm2niix",
+    images_alone: "but no label map (file or folder name with label, mask, seg); add the label maps",
+    labels_alone: "but no images with the same ids, such as P1; add the images",
     an_image_without_its_label: "P2_seg.nii.gz: file not found",
-    broken_labels: "P1_seg.nii.gz holds 0.5, but a label map holds whole numbers",
-    negative_labels: "P1_seg.nii.gz holds -1, but a label map holds whole numbers",
-    an_image_as_label: "P1_seg.nii.gz holds 504 different values",
-    empty_labels: "holds label maps of background only",
+    broken_labels: "P1_seg.nii.gz: holds 0.5, but a label map holds whole numbers",
+    negative_labels: "P1_seg.nii.gz: holds -1, but a label map holds whole numbers",
+    an_image_as_label: "P1_seg.nii.gz: holds 504 different values",
+    empty_labels: "knee: holds label maps of background only; label the cases first",
     mixed_grids: "P1_seg.nii.gz: is not on the grid of its image (spacing",
-    mixed_channels: "Some images have 2 channels, others 3",
-    several_labels: "several label maps a case, {case}_mask.nii.gz and {case}_seg.nii.gz",
-    a_code_that_json_does_not_name: "dataset.json has no label of the codes [2]",
-    a_json_of_another_form: "dataset.json has neither 'training'",
+    mixed_channels: "some images have 2 channels, others 3; give all images the same channels",
+    several_labels: "several label maps per case, {case}_mask.nii.gz and {case}_seg.nii.gz; merge them",
+    a_code_that_json_does_not_name: "dataset.json: has no label with the codes [2]",
+    a_json_of_another_form: "dataset.json: has neither 'training'",
     a_broken_json: "dataset.json: not readable as JSON",
-    a_scan_that_a_json_lists_and_is_not_there: "amos_0001.nii.gz: file not found",
+    a_json_that_lists_a_missing_scan: "amos_0001.nii.gz: file not found",
 }
 
 
-@pytest.mark.parametrize(("spoil", "sentence"), REFUSED.items(), ids=[f.__name__ for f in REFUSED])
-def test_what_cannot_be_a_dataset_is_told_and_nothing_written(tmp_path, monkeypatch, spoil, sentence):
+@pytest.mark.parametrize(("corrupt", "sentence"), INVALID.items(), ids=[f.__name__ for f in INVALID])
+def test_an_invalid_folder_is_reported_and_nothing_is_written(tmp_path, monkeypatch, corrupt, sentence):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "knee").mkdir()
-    spoil(tmp_path / "knee")
+    corrupt(tmp_path / "knee")
     before = sorted(tmp_path.rglob("*"))
     result = CliRunner().invoke(app, ["init-dataset", "knee"])
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
-    told = result.stderr.splitlines()[-1]
-    assert told.startswith("bipvl: ") and sentence in told and "; " in told
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith("bipvl: ") and sentence in message and "; " in message
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("there", ["knee.yaml", "knee.csv"])
-def test_nothing_is_overwritten(tmp_path, there):
+@pytest.mark.parametrize("name", ["knee.yaml", "knee.csv"])
+def test_existing_files_are_not_overwritten(tmp_path, name):
     write_nnunet(tmp_path / "knee")
-    (tmp_path / there).write_text("mine")
-    with pytest.raises(BipvlError, match=rf"{there} is there already and is not overwritten"):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(BipvlError, match=rf"{name}: exists already and is not overwritten; give another"):
         draft(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["knee", there])
-    assert (tmp_path / there).read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["knee", name])
+    assert (tmp_path / name).read_text() == "mine"
 
 
-def test_the_command_says_what_it_found_and_what_is_next(tmp_path, monkeypatch):
+def test_the_command_reports_its_findings_and_the_next_step(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for i in range(3):
         save(tmp_path / f"My Knees/P{i}.nii.gz", image(i))
@@ -330,7 +328,7 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path):
     assert draft(tmp_path) == one
 
 
-def test_a_scaled_label_map_is_read_by_its_values(tmp_path):
+def test_label_maps_are_read_with_their_scaling(tmp_path):
     save(tmp_path / "knee/P1.nii.gz", image())
     scaled = nib.Nifti1Image(labels().astype(np.uint8), np.eye(4))
     scaled.header.set_slope_inter(100, 0)
@@ -338,6 +336,6 @@ def test_a_scaled_label_map_is_read_by_its_values(tmp_path):
     assert draft(tmp_path).spec.known_codes == (0, 100, 200)
 
 
-def test_patterns_read_as_a_sentence():
+def test_patterns_are_printed_as_one_sentence():
     patterns = Patterns(image=("a/{case}.nii", "b/{case}.nii"), label="{case}_s.nii")
     assert str(patterns) == "image: a/{case}.nii, b/{case}.nii; label: {case}_s.nii"

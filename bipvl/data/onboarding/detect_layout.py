@@ -1,4 +1,4 @@
-"""Which layout a folder of scans has: MSD's or nnU-Net's dataset.json, else images and label maps by name."""
+"""Detect the layout of a folder of scans: a dataset.json of MSD or nnU-Net, else pairs by file name."""
 
 import re
 from collections import Counter
@@ -12,20 +12,20 @@ from bipvl.data.layouts import matching, read_json
 from bipvl.data.spec import Patterns
 
 DEPTH = 4
-"""Folders below the dataset's own in which scans are looked for."""
+"""Levels of subfolders that are searched for scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recognised:
-    """What a folder's names and its dataset.json tell.
+class DetectedLayout:
+    """What file names and dataset.json reveal about a folder.
 
     Attributes:
-        why: by what the layout was recognised.
-        channels: their names; empty where nothing names them.
-        labels: the codes of each name; empty where nothing names them.
-        overlapping: labels are regions, which lie in each other.
+        why: the reason for this layout.
+        channels: names of the channels; empty if unknown.
+        labels: name → codes; empty if unknown.
+        overlapping: labels are regions that may contain each other.
         sections: dataset.json lists labelled validation cases too.
-        left: scans that lie there and belong to no case.
+        unused: scans that belong to no case.
     """
 
     layout: str | Patterns
@@ -34,20 +34,18 @@ class Recognised:
     labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     overlapping: bool = False
     sections: bool = False
-    left: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
-def recognise(folder: Path) -> Recognised:
-    """How the files of a folder belong together.
+def detect_layout(folder: Path) -> DetectedLayout:
+    """The layout of a folder.
 
     Raises:
-        BipvlError: no scan there, a dataset.json of another form, no label maps or no images beside them.
+        BipvlError: not a folder, no scans, no label maps, no images, or an unknown form of dataset.json.
     """
     scans = [*_scans(folder)]
     if not scans:
-        raise BipvlError(
-            f"{folder} holds no scan (.nii.gz or .nii){_dicom_hint(folder)}; give another folder."
-        )
+        raise _no_scans(folder)
     path = folder / "dataset.json"
     if not path.is_file():
         return _by_names(folder, scans)
@@ -56,16 +54,14 @@ def recognise(folder: Path) -> Recognised:
         return _nnunet(content, path)
     if isinstance(content.get("training"), list):
         return _decathlon(content, path)
-    raise BipvlError(
-        f"{path} has neither 'training', as MSD's has, nor 'channel_names', as nnU-Net v2's has; mend it, or "
-        "move it elsewhere, so that files are paired by their names."
-    )
+    problem = "has neither 'training', as MSD's has, nor 'channel_names', as nnU-Net v2's has"
+    raise BipvlError(problem, "correct it, or move it elsewhere to pair files by their names", path)
 
 
 def _scans(folder: Path) -> Iterator[str]:
-    """The scans below a folder, relative to it, sorted; hidden files and folders are left out."""
+    """The scans below a folder, relative to it and sorted, without hidden files and folders."""
     if not folder.is_dir():
-        raise BipvlError(f"{folder} is not a folder; give the one that holds the scans and label maps.")
+        raise BipvlError("is not a folder", "give the folder of the scans and label maps", folder)
     found = (path for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + "*.nii*"))
     relative = sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
     for name in relative:
@@ -73,114 +69,109 @@ def _scans(folder: Path) -> Iterator[str]:
             yield name
 
 
-def _dicom_hint(folder: Path) -> str:
-    dicom = any(next(folder.glob("*/" * depth + "*.dcm"), None) for depth in range(DEPTH + 1))
-    return ", only DICOM, which dcm2niix turns into it" if dicom else ""
+def _no_scans(folder: Path) -> BipvlError:
+    if any(next(folder.glob("*/" * depth + "*.dcm"), None) for depth in range(DEPTH + 1)):
+        return BipvlError("holds only DICOM files", "convert them to NIfTI with dcm2niix", folder)
+    return BipvlError("holds no scan (.nii.gz or .nii)", "give another folder", folder)
 
 
 # --- dataset.json ---
 
 
-def _decathlon(content: dict[str, Any], path: Path) -> Recognised:
-    labels = _labels(content, path)
-    return Recognised(
+def _decathlon(content: dict[str, Any], path: Path) -> DetectedLayout:
+    return DetectedLayout(
         layout="dataset_json",
         why="its dataset.json lists images and label maps, as MSD's does",
         channels=_channels(content.get("modality")),
-        labels=labels,
+        labels=_labels(content, path),
         sections=bool(content.get("validation")),
     )
 
 
-def _nnunet(content: dict[str, Any], path: Path) -> Recognised:
-    labels = _labels(content, path)
-    return Recognised(
+def _nnunet(content: dict[str, Any], path: Path) -> DetectedLayout:
+    return DetectedLayout(
         layout="nnunet",
-        why="its dataset.json is in the form of nnU-Net v2",
+        why="its dataset.json has the form of nnU-Net v2",
         channels=_channels(content["channel_names"]),
-        labels=labels,
+        labels=_labels(content, path),
         overlapping=any(isinstance(value, list) for value in content["labels"].values()),
     )
 
 
 def _channels(names: Any) -> tuple[str, ...]:
-    """Names by number, from "0" on."""
+    """The names under the keys "0", "1", …"""
     return tuple(str(names.get(str(i))) for i in range(len(names))) if isinstance(names, dict) else ()
 
 
 def _labels(content: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Name → codes, the background left out; MSD writes codes → names, nnU-Net names → codes."""
+    """Name → codes without the background; MSD writes code → name, nnU-Net name → code(s)."""
     labels = content.get("labels")
     if not isinstance(labels, dict):
-        raise BipvlError(f"{path} names no labels; write names and codes under 'labels'.")
+        raise BipvlError("names no labels", "write names and codes under 'labels'", path)
     named = {}
     for key, value in labels.items():
         name, code = (value, int(key)) if key.isdecimal() else (key, value)
         codes = tuple(code) if isinstance(code, list) else (code,)
         if not (isinstance(name, str) and codes and all(type(c) is int and c >= 0 for c in codes)):
-            raise BipvlError(f"{path} has the label {key!r}: {value!r}, which is no name with whole numbers.")
+            problem = f"has the label {key!r}: {value!r}, which is not a name with whole numbers"
+            raise BipvlError(problem, "correct it under 'labels'", path)
         if codes != (0,):
             named[name.strip()] = codes
     return named
 
 
-# --- by names ---
+# --- file names ---
 
 _WORD = r"(?:labels?|masks?|segs?|segmentations?|gts?|truths?|groundtruths?|annotations?)"
 _LABEL_FOLDER = re.compile(rf"(?i)(?:.*[_. -])?{_WORD}(?:[_. -].*|Tr|Ts|Va|Train|Val|Test)?")
 _LABEL_NAME = re.compile(rf"(?i)(?:(?P<before>.+)[_. -])?{_WORD}(?:[_. -](?P<after>.+))?")
 
 
-def _by_names(folder: Path, scans: Sequence[str]) -> Recognised:
-    """Label maps by a word in their name or folder; of each its images, whose names hold the same id."""
+def _by_names(folder: Path, scans: Sequence[str]) -> DetectedLayout:
+    """Find label maps by a word in their name or folder, and their images by the same case id."""
     labels = [name for name in scans if _in_label_folder(name)]
     if len(labels) in (0, len(scans)):
         labels = [name for name in scans if _LABEL_NAME.fullmatch(_stem(name))]
     if not labels:
-        raise BipvlError(
-            f"{folder} holds scans, such as {scans[0]}, but no label map: none has a word such as label, "
-            "mask or seg in its name or its folder's; add the label maps, or rename them."
+        problem = (
+            f"holds scans, such as {scans[0]}, but no label map (file or folder name with label, mask, seg)"
         )
+        raise BipvlError(problem, "add the label maps, or rename them", folder)
     label, ids = _label_pattern(folder, labels)
     images = _image_patterns([name for name in scans if name not in {*labels}], ids)
     if not images:
-        raise BipvlError(
-            f"{folder} holds label maps, such as {labels[0]}, but no images whose names share their ids, "
-            f"such as {ids[0]}; add the images, or rename them."
-        )
+        problem = f"holds label maps, such as {labels[0]}, but no images with the same ids, such as {ids[0]}"
+        raise BipvlError(problem, "add the images, or rename them", folder)
     patterns = Patterns(image=images, label=label)
-    own = {
-        p.relative_to(folder).as_posix() for case in matching(folder, patterns) for p in case.files.values()
-    }
-    return Recognised(
+    cases = matching(folder, patterns)
+    used = {path.relative_to(folder).as_posix() for case in cases for path in case.files.values()}
+    return DetectedLayout(
         layout=patterns,
         why="paired by their names",
         channels=_channel_names(images),
-        left=tuple(name for name in scans if name not in own),
+        unused=tuple(name for name in scans if name not in used),
     )
 
 
 def _label_pattern(folder: Path, labels: Sequence[str]) -> tuple[str, list[str]]:
-    """The pattern that most label maps fit, and the ids that it gives them."""
+    """The pattern that most label maps match, and their case ids."""
     ids: dict[str, set[str]] = {}
     for name in labels:
         for i in _possible_ids(name):
             ids.setdefault(_pattern(name, i), set()).add(i)
     if not ids:
-        raise BipvlError(
-            f"{folder} holds {labels[0]}, whose name tells no case; name it like CASE_seg.nii.gz."
-        )
+        problem = "the name of this label map contains no case id"
+        raise BipvlError(problem, "rename it, for example to CASE_seg.nii.gz", folder / labels[0])
     first, *others = sorted(ids, key=lambda pattern: (-len(ids[pattern]), pattern))
     if others and ids[others[0]] == ids[first]:
-        raise BipvlError(
-            f"{folder} holds several label maps a case, {first} and {others[0]}; merge them into one with a "
-            "code a class, or move the others elsewhere."
-        )
+        problem = f"holds several label maps per case, {first} and {others[0]}"
+        fix = "merge them into one with one code per class, or move the others elsewhere"
+        raise BipvlError(problem, fix, folder)
     return first, sorted(ids[first])
 
 
 def _possible_ids(name: str) -> Iterator[str]:
-    """What may be the case in a label map's path: its name less the word for labels, or its folder."""
+    """Possible case ids of a label map: parts of its name without the word for labels, and its folder."""
     stem, folders = _stem(name), PurePosixPath(name).parts[:-1]
     match = _LABEL_NAME.fullmatch(stem)
     yield from filter(None, match.groups()) if match else [stem]
@@ -188,7 +179,7 @@ def _possible_ids(name: str) -> Iterator[str]:
 
 
 def _image_patterns(images: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
-    """The patterns that the images of at least half of the cases fit, sorted."""
+    """The patterns that match images of at least half of the cases, sorted."""
     longest = sorted(ids, key=len, reverse=True)
     found: Counter[str] = Counter()
     for name in images:
@@ -198,12 +189,12 @@ def _image_patterns(images: Sequence[str], ids: Sequence[str]) -> tuple[str, ...
 
 
 def _pattern(name: str, case: str) -> str:
-    """A path with ``{case}`` wherever the id stands by itself."""
+    """The path with ``{case}`` in place of the id, wherever the id is a whole word."""
     return re.sub(rf"(?<![A-Za-z0-9]){re.escape(case)}(?![A-Za-z0-9])", "{case}", name)
 
 
 def _channel_names(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Of a file a channel: what tells their names or else their folders apart; empty where neither does."""
+    """Names for one file per channel, from file names or else folders; empty if these do not differ."""
     stems = tuple(_stem(pattern).replace("{case}", "").strip("_.- ") for pattern in patterns)
     folders = tuple(PurePosixPath(pattern).parent.name for pattern in patterns)
     for names in (stems, folders):

@@ -1,4 +1,4 @@
-"""What the files of a dataset hold, for the suggestions of its draft: grids, codes, intensities."""
+"""Measure the files of a data set, to suggest its settings: grids, codes, intensities."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
 from bipvl.data.scans import Scan, grid_issue, kind_issue, read_scan
 
-IMAGES = 20
-"""Of how many cases the images are read, evenly chosen: intensities need no more. Label maps are all read."""
-VOXELS = 20_000
-"""Foreground voxels at most that each of them gives."""
-LARGEST_COUNT = 256
-"""Codes, the background among them, that class indices of 8 bits tell apart."""
+MAX_IMAGES = 20
+"""Images to read, evenly distributed over the cases: enough for intensities. All label maps are read."""
+MAX_VOXELS = 20_000
+"""Foreground voxels to sample per image."""
+MAX_CODES = 256
+"""Codes including the background, since class indices are stored with 8 bits."""
 
 
 @dataclass
-class Measured:
-    """Of n cases; axes to the right, front and head, as the working grid has them.
+class Measurements:
+    """Measurements of n cases; axes to the right, front and head, as in the working grid.
 
     Attributes:
         spacings, extents: mm, n × 3.
-        volumes: ml of each code, in the cases that have it.
-        lowest: finite value of the first channel of each image that was read.
-        foreground: values of the first channel where something is labelled.
-        channels: how many images have how many.
+        volumes: code → ml in each case that has it.
+        lowest: lowest finite value in the first channel of each image.
+        foreground: values of the first channel at labelled voxels.
+        channels: number of channels → number of images.
     """
 
     spacings: list[np.ndarray] = field(default_factory=list)
@@ -41,14 +41,14 @@ class Measured:
     channels: Counter[int] = field(default_factory=Counter)
 
 
-def measure(cases: Sequence[Case], *, progress: bool = True) -> Measured:
-    """Read every label map, and the images of IMAGES cases.
+def measure(cases: Sequence[Case], *, progress: bool = True) -> Measurements:
+    """Read every label map, and the images of MAX_IMAGES cases.
 
     Raises:
-        BipvlError: a file that cannot be read, is no volume or holds no codes, or lies on another grid.
+        BipvlError: a file is unreadable, is not a volume, holds no codes, or is on a different grid.
     """
-    measured = Measured()
-    chosen = {int(i) for i in np.linspace(0, len(cases) - 1, min(IMAGES, len(cases)))}
+    measured = Measurements()
+    chosen = {int(i) for i in np.linspace(0, len(cases) - 1, min(MAX_IMAGES, len(cases)))}
     for i, case in enumerate(tqdm(cases, "reading", unit="case", disable=None if progress else True)):
         label = _read(case.label)
         _measure_label(label, case.label, measured)
@@ -57,11 +57,10 @@ def measure(cases: Sequence[Case], *, progress: bool = True) -> Measured:
     return measured
 
 
-def _measure_label(scan: Scan, path: Path, measured: Measured) -> None:
+def _measure_label(scan: Scan, path: Path, measured: Measurements) -> None:
     if scan.stored.ndim != 3:
-        raise BipvlError(
-            f"{path} has {scan.stored.ndim} axes, but a label map has three; keep one volume of codes."
-        )
+        problem = f"has {scan.stored.ndim} axes, but a label map has three"
+        raise BipvlError(problem, "keep one volume of codes", path)
     values, counts = np.unique(scan.stored, return_counts=True)
     values = values * scan.slope + scan.inter
     _check_codes(path, values)
@@ -78,29 +77,26 @@ def _check_codes(path: Path, values: np.ndarray) -> None:
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
     if len(wrong := values[(whole != values) | (whole < 0) | (whole >= 2**15)]):
-        raise BipvlError(
-            f"{path} holds {wrong[0]:g}, but a label map holds whole numbers from 0 to 32767; export it "
-            "without interpolation."
-        )
-    if len(values) > LARGEST_COUNT:
-        raise BipvlError(
-            f"{path} holds {len(values)} different values, too many for a label map; rename it if it is an "
-            "image."
-        )
+        problem = f"holds {wrong[0]:g}, but a label map holds whole numbers from 0 to 32767"
+        raise BipvlError(problem, "export it without interpolation", path)
+    if len(values) > MAX_CODES:
+        problem = f"holds {len(values)} different values, too many for a label map"
+        raise BipvlError(problem, "rename it if it is an image", path)
 
 
-def _measure_image(case: Case, label: Scan, measured: Measured) -> None:
+def _measure_image(case: Case, label: Scan, measured: Measurements) -> None:
     for path in reversed(case.images):
         scan = _read(path)
         if scan.grid is None:
-            raise BipvlError(f"{path} has {scan.stored.ndim} axes, but a scan has three; give one 3D volume.")
+            problem = f"has {scan.stored.ndim} axes, but a scan has three"
+            raise BipvlError(problem, "give one 3D volume", path)
         if issue := grid_issue(*scan.grid, *label.grid):
             raise issue.at(case.label)
     first = scan.stored.reshape(*scan.stored.shape[:3], -1)[..., 0] * scan.slope + scan.inter
-    own = first[label.stored * label.slope + label.inter != 0]
+    labelled = first[label.stored * label.slope + label.inter != 0]
     measured.channels[scan.channels_first[0] * len(case.images)] += 1
     measured.lowest.append(float(first.min(where=np.isfinite(first), initial=np.inf)))
-    measured.foreground.append(own[:: max(1, len(own) // VOXELS)])
+    measured.foreground.append(labelled[:: max(1, len(labelled) // MAX_VOXELS)])
 
 
 def _read(path: Path) -> Scan:
