@@ -1,4 +1,4 @@
-"""Diagrams: every parameter in one block, the arrows that the network has, legible, the same bytes again."""
+"""Diagrams: all parameters, the right arrows, legible text, and the same bytes when drawn again."""
 
 from itertools import combinations
 from pathlib import Path
@@ -13,8 +13,8 @@ from bipvl import figures as plots
 from bipvl.common.errors import BipvlError
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import load_spec
-from bipvl.engine.run import dataset_settings
-from bipvl.engine.train import make_objective
+from bipvl.engine.build import build_objective
+from bipvl.engine.profiles import dataset_settings
 from bipvl.engine.variants import get_variant
 from bipvl.figures import architecture_table as structure
 from bipvl.figures import style
@@ -22,6 +22,7 @@ from bipvl.figures.architecture_table import architecture_table, structural_netw
 from bipvl.figures.bifusion_table import bifusion_table
 from bipvl.model.bifusion import BiFusion
 from bipvl.model.decoder import encode
+from bipvl.model.released import ErasingFusion
 from tools.run_notebook import execute
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ SPEC, CROP = load_spec("msd_brain"), (16, 16, 16)
 
 @pytest.fixture(scope="module")
 def network(tiny_bipvlseg, tiny_text_config, tiny_tokenizer):
-    """(layers, **overrides) → a tiny network that reads the prompts of msd_brain."""
+    """A function (layers, **overrides) that builds a tiny network for the prompts of msd_brain."""
 
     def build(layers=4, **overrides):
         config = tiny_text_config(layers=layers, max_position_embeddings=512)
@@ -60,7 +61,7 @@ def count(modules, only_trained=False):
         {},
         {"backbone": "swin_unetr"},
         {"backbone": "conv", "depths": (2, 1)},
-        {"preset": "released"},
+        {"deviations": "released"},
         {"fusion_direction": "image_to_text"},
         {"fused_stages": ()},
         {"frozen_stages": 2},
@@ -72,35 +73,35 @@ def count(modules, only_trained=False):
 def test_every_parameter_is_in_one_block(network, options):
     made = network(**options)
     table = table_of(made, crop=(32, 32, 32) if len(made.fusions) > 2 else CROP)
-    modules = [made, make_objective(get_variant("bipvlseg"), SPEC)]
+    modules = [made, build_objective(get_variant("bipvlseg"), SPEC)]
     assert table["parameters"].sum() == count(modules)
     assert table.loc[table["state"] == "trained", "parameters"].sum() == count(modules, only_trained=True)
     assert table["shape"][table["kind"] != "loss"].str.len().min() > 0
 
 
-def test_sizes_are_those_of_a_real_forward_which_leaves_the_network_as_it_was(network):
+def test_sizes_equal_those_of_a_real_forward_pass_and_the_network_is_unchanged(network):
     made = network()
     shapes = table_of(made).set_index("id")["shape"]
     assert {p.device.type for p in made.parameters()} == {"cpu"}
     assert not any(module._forward_hooks for module in made.modules())
 
-    def says(tensor):
+    def size(tensor):
         return " × ".join(map(str, tensor.shape))
 
     volume, prompts = torch.zeros(1, 4, *CROP), default_prompts(SPEC).segments()
     with torch.no_grad():
         output, state = made(volume, prompts), made.encode_prompts(prompts)
         features = encode(made.vision, volume)
-    assert shapes["logits"] == says(output.logits[0])
-    assert shapes["class_head"] == says(output.class_logits[0].T)
-    assert shapes["visual_projection"] == says(output.visual[0])
-    assert shapes["text_projection"] == says(output.text[0])
-    assert [shapes[f"vision_{n}"] for n in range(3)] == [says(feature[0]) for feature in features]
-    assert shapes["text_0"] == shapes["text_2"] == says(state.hidden)
+    assert shapes["logits"] == size(output.logits[0])
+    assert shapes["class_head"] == size(output.class_logits[0].T)
+    assert shapes["visual_projection"] == size(output.visual[0])
+    assert shapes["text_projection"] == size(output.text[0])
+    assert [shapes[f"vision_{n}"] for n in range(3)] == [size(feature[0]) for feature in features]
+    assert shapes["text_0"] == shapes["text_2"] == size(state.hidden)
     assert shapes["fusion_1"] == f"{len(state.tokens.valid)} × 32; {features[1][0, 0].numel()} × 24"
 
 
-def test_fusion_gives_back_to_those_who_read(network):
+def test_fusion_feeds_back_to_the_encoders_that_read_it(network):
     both = edges_of(table_of(network()))
     assert {("fusion_1", "text_1"), ("fusion_1", "vision_1"), ("text_1", "fusion_1")} <= both
     to_text = edges_of(table_of(network(fusion_direction="image_to_text")))
@@ -111,7 +112,7 @@ def test_fusion_gives_back_to_those_who_read(network):
     assert both - last == {edge for edge in both if "fusion_1" in edge}
 
 
-def test_the_objective_has_the_terms_of_the_variant(network):
+def test_the_losses_are_those_of_the_variant(network):
     def losses(variant):
         table = table_of(network(), variant).set_index("id")
         return table.loc[table["kind"] == "loss", "detail"].to_dict()
@@ -133,7 +134,7 @@ def test_every_parameter_of_a_fusion_is_in_one_step(direction, text_dim):
     assert bifusion_table(block, 1, "smoke")["parameters"].sum() == count([block])
 
 
-def test_steps_are_those_of_the_method_in_its_order():
+def test_steps_have_the_order_of_the_method():
     table = bifusion_table(fusion(), 1, "smoke")
     layers = ("text_self", "text_cross", "text_mlp", "image_cross", "image_mlp")
     steps = [f"{step}_{layer}" for layer in (1, 2) for step in layers]
@@ -151,8 +152,9 @@ def test_steps_are_those_of_the_method_in_its_order():
     assert detail["text_mlp_1"] == "24 → 16 → 24"
 
 
-def test_steps_and_residuals_that_a_block_lacks_are_not_there():
-    whole, bare = (bifusion_table(fusion(residual=r), 1, "smoke").set_index("id") for r in (True, False))
+def test_missing_steps_and_residuals_are_not_drawn():
+    erasing = ErasingFusion(image_dim=24, text_dim=32, heads=4, mlp_width=16)
+    whole, bare = (bifusion_table(block, 1, "smoke").set_index("id") for block in (fusion(), erasing))
     differ = whole.index[whole["added"] != bare["added"]]
     assert list(differ) == ["text_self_1", "text_fused", "image_fused"]
     assert set(bare.loc[differ, "added"]) == {""}
@@ -166,7 +168,7 @@ def test_steps_and_residuals_that_a_block_lacks_are_not_there():
 
 @pytest.fixture(scope="module")
 def tables(network):
-    """Both figures' tables, of networks with two and with four stages, and of a one-way fusion."""
+    """Tables of both figures, for networks with two and four stages and for one-way fusion."""
     deep = network(layers=6, depths=(1, 1, 1, 1), num_heads=(2, 4, 8, 8))
     return {
         "architecture": table_of(network(frozen_stages=2)),
@@ -180,7 +182,7 @@ NAMES = ["architecture", "architecture-deep", "bifusion", "bifusion-one_way"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_text_is_small_cut_off_or_over_another_and_each_edge_is_an_arrow(tables, name):
+def test_texts_are_legible_without_overlaps_and_each_edge_has_an_arrow(tables, name):
     figure = plots.draw(name, tables[name])
     renderer = FigureCanvasAgg(figure).get_renderer()
     texts = [t for t in figure.findobj(Text) if t.get_text().strip()]
@@ -198,7 +200,7 @@ def test_no_text_is_small_cut_off_or_over_another_and_each_edge_is_an_arrow(tabl
     assert "no cohort, no seed" in figure.get_supxlabel().replace("\n", " ")
 
 
-def test_diagrams_are_redrawn_to_the_same_bytes(tables, tmp_path):
+def test_redrawn_diagrams_have_the_same_bytes(tables, tmp_path):
     for name in ("architecture", "bifusion-one_way"):
         plots.write(name, tables[name], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -206,9 +208,9 @@ def test_diagrams_are_redrawn_to_the_same_bytes(tables, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_text_encoder_that_cannot_be_loaded_is_stood_in_for_and_named(monkeypatch):
+def test_a_text_encoder_that_cannot_be_loaded_is_replaced_and_named(monkeypatch):
     def unreachable(*_):
-        raise BipvlError("the text encoder far/away is neither a folder nor a hub model")
+        raise BipvlError("is neither a folder nor a hub model", "choose another", "far/away")
 
     settings = dataset_settings("smoke", SPEC)
     settings["language"] = settings["language"] | {"text": "far/away"}
@@ -220,17 +222,22 @@ def test_a_text_encoder_that_cannot_be_loaded_is_stood_in_for_and_named(monkeypa
     assert note in plots.draw("architecture", table).get_supxlabel().replace("\n", " ")
 
 
-def test_what_has_no_diagram_is_refused_in_a_sentence(network):
+def test_networks_without_a_diagram_are_rejected(network):
     settings = dataset_settings("smoke", SPEC)
-    with pytest.raises(BipvlError, match="'unet' reads no prompts"):
+    with pytest.raises(
+        BipvlError,
+        match="'unet' reads no prompts; only a variant that reads prompts has a diagram; choose one",
+    ):
         structural_network(get_variant("unet"), SPEC, settings)
-    with pytest.raises(BipvlError, match="universal head"):
+    with pytest.raises(BipvlError, match="the universal head has no diagram; choose a variant without it"):
         table_of(network(head="universal", fused_stages=()))
-    with pytest.raises(BipvlError, match="'no_fusion' has no BiFusion at stage 2"):
+    with pytest.raises(
+        BipvlError, match="'no_fusion' has no BiFusion at stage 2; choose another variant or stage"
+    ):
         bifusion_table(torch.nn.Identity(), 2, "smoke", variant="no_fusion")
 
 
-def test_the_notebook_draws_both(tmp_path):
+def test_the_notebook_draws_both_diagrams(tmp_path):
     parameters = {"profile": "smoke", "study": "main", "figures": str(tmp_path / "figures")}
     execute(ROOT / "notebooks" / "08_architecture.ipynb", tmp_path / "notebook.ipynb", parameters)
     folder = tmp_path / "figures" / "smoke"

@@ -1,4 +1,4 @@
-"""Figures: the same bytes from their tables alone, legible, and anatomically the right way round."""
+"""Figures: the same bytes from their tables alone, legible text, anatomical orientation."""
 
 import shutil
 from itertools import combinations
@@ -28,11 +28,11 @@ from bipvl.figures.slice_tables import read_slices
 from bipvl.figures.volume_tables import volume_table
 
 DATASETS = ("amos22", "mmwhs_ct", "msd_brain")
-RIGHT, FRONT, HEAD = 1, 2, 3  # classes of the little scene, by where their block lies
+RIGHT, FRONT, HEAD = 1, 2, 3  # classes of the test scan, named by the position of their block
 
 
 def scene(folder: Path, axes: str, spacing=(2.0, 3.0, 4.0), dataset: str = "mmwhs_ct") -> Case:
-    """A dim box with three bright blocks, one towards each of right, front and head, in an axis order."""
+    """A grey box with three bright blocks (right, front, head), stored in the given axis order."""
     spec = load_spec(dataset)
     labels = np.zeros((20, 16, 12), np.int16)
     codes = spec.decoded_codes
@@ -57,7 +57,7 @@ def origin(**more):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
-    """The table of every figure, on three datasets with 15, 7 and 3 classes."""
+    """The table of every figure, for three data sets with 15, 7 and 3 classes."""
     folder = tmp_path_factory.mktemp("runs")
     for dataset in DATASETS:
         write_runs(folder, dataset)
@@ -108,22 +108,21 @@ FIGURES += ["data_samples-amos22", "data_samples-msd_brain", "bench", "ablation-
 
 
 def test_every_registered_figure_is_tested(tables):
-    # in files of their own
-    elsewhere = {"architecture", "bifusion", "efficiency", "prompt_robustness", "prompt_lab"}
-    assert {name.split("-")[0] for name in FIGURES} == set(plots.FIGURES) - elsewhere
+    in_other_files = {"architecture", "bifusion", "efficiency", "prompt_robustness", "prompt_lab"}
+    assert {name.split("-")[0] for name in FIGURES} == set(plots.FIGURES) - in_other_files
     assert set(FIGURES) == set(tables)
 
 
 @pytest.fixture(scope="module")
 def written(tables, tmp_path_factory) -> Path:
-    """A folder with every figure, written."""
+    """A folder with all figures."""
     folder = tmp_path_factory.mktemp("figures")
     for name, table in tables.items():
         plots.write(name, table, folder)
     return folder
 
 
-def test_figures_are_redrawn_to_the_same_bytes_from_their_csv_alone(written, tmp_path):
+def test_figures_redrawn_from_their_csv_have_the_same_bytes(written, tmp_path):
     for path in written.glob("*.csv"):
         shutil.copy(path, tmp_path)
     (tmp_path / "main_table.csv").write_text("not,a,figure\n")
@@ -135,7 +134,7 @@ def test_figures_are_redrawn_to_the_same_bytes_from_their_csv_alone(written, tmp
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_lies_there_in_three_forms_undated_and_not_blank(written, name):
+def test_a_figure_is_written_as_csv_pdf_and_png_without_date_and_is_not_blank(written, name):
     assert {p.suffix for p in written.glob(f"{name}.*")} == {".csv", ".pdf", ".png"}
     assert b"CreationDate" not in (written / f"{name}.pdf").read_bytes()
     picture = imread(written / f"{name}.png")[::5, ::5, :3]
@@ -144,7 +143,7 @@ def test_a_figure_lies_there_in_three_forms_undated_and_not_blank(written, name)
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_legible_in_print_and_says_whose_data_it_shows(tables, name):
+def test_a_figure_is_legible_in_print_and_names_its_cohort(tables, name):
     figure = plots.draw(name, tables[name])
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
     assert min(text.get_fontsize() for text in texts) >= style.SMALL
@@ -161,7 +160,7 @@ def test_a_figure_is_legible_in_print_and_says_whose_data_it_shows(tables, name)
     assert name.startswith("data_samples") or "seed 0" in caption
 
 
-def test_the_style_stays_inside_its_context():
+def test_the_style_does_not_change_global_settings():
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
@@ -171,7 +170,7 @@ def test_the_style_stays_inside_its_context():
 
 
 def oklab(rgb):
-    """Linear RGB → a space in which distance is about what is seen (Ottosson 2020)."""
+    """Convert linear RGB to Oklab, a space with perceptually uniform distances (Ottosson 2020)."""
     cones = rgb @ np.array([[0.4122, 0.2119, 0.0883], [0.5363, 0.6807, 0.2817], [0.0514, 0.1074, 0.6300]])
     back = [[0.2105, 1.9780, 0.0259], [0.7936, -2.4286, 0.7828], [-0.0041, 0.4506, -0.8087]]
     return np.cbrt(np.clip(cones, 0, 1)) @ np.array(back)
@@ -198,7 +197,7 @@ DEFICIENCIES = {  # Machado et al. 2009, severity 1.0, in linear RGB
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_all_class_colours_differ_for_every_kind_of_colour_vision(deficiency):
+def test_class_colours_differ_for_every_kind_of_colour_vision(deficiency):
     rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in style.CLASS_COLOURS])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = oklab(np.clip(linear @ np.transpose(DEFICIENCIES[deficiency]), 0, 1))
@@ -206,13 +205,13 @@ def test_all_class_colours_differ_for_every_kind_of_colour_vision(deficiency):
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 0.05
 
 
-def test_an_unknown_variant_gets_a_colour_of_its_own():
+def test_unknown_variants_get_different_colours():
     colours = style.variant_colours(["bipvlseg", "no_fusion", "one_way"])
     assert len(set(colours.values())) == 3
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
-def test_slices_show_the_patient_as_a_radiologist_expects(tmp_path, axes):
+def test_slices_have_radiological_orientation(tmp_path, axes):
     spec = load_spec("mmwhs_ct")
     axial = read_slices(plots.slice_table(spec, scene(tmp_path, axes), origin=origin()))[0]
     rows, columns = np.indices(axial.masks["truth"].shape)
@@ -232,7 +231,7 @@ def test_slices_show_the_patient_as_a_radiologist_expects(tmp_path, axes):
     assert coronal.facts["pixel_height_mm"] == 4
 
 
-def test_grey_values_follow_the_datasets_window_and_air_is_cut_off(tmp_path):
+def test_grey_values_use_the_window_of_the_data_set_and_air_is_cropped(tmp_path):
     case = scene(tmp_path, "RAS")
     scan = nib.load(case.image)
     values = np.full((60, 60, 12), -1000.0)
@@ -246,7 +245,7 @@ def test_grey_values_follow_the_datasets_window_and_air_is_cut_off(tmp_path):
     assert shown.image.shape == (16 + 6, 20 + 6)
 
 
-def test_of_nested_classes_the_innermost_is_shown_and_large_slices_are_thinned(tmp_path):
+def test_the_innermost_of_nested_classes_is_shown_and_large_slices_are_subsampled(tmp_path):
     spec = load_spec("msd_brain")  # codes: 1 edema, 2 non-enhancing core, 3 enhancing
     codes = np.zeros((400, 200, 3), np.int16)
     codes[100:300, 50:150] = 1
@@ -264,7 +263,7 @@ def test_of_nested_classes_the_innermost_is_shown_and_large_slices_are_thinned(t
     assert shown.size == pytest.approx((200, 400), abs=3)
 
 
-def test_a_prediction_on_another_grid_is_refused(tmp_path):
+def test_a_prediction_on_another_grid_is_rejected(tmp_path):
     case = scene(tmp_path, "RAS")
     other = tmp_path / "prediction.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.int16), np.eye(4)), other)
@@ -272,7 +271,7 @@ def test_a_prediction_on_another_grid_is_refused(tmp_path):
         plots.slice_table(load_spec("mmwhs_ct"), case, origin=origin(), predictions={"bipvlseg": other})
 
 
-def test_curves_are_windowed_means_with_their_range_and_validation_is_left_alone(tmp_path):
+def test_curves_are_windowed_means_with_their_range_and_validation_is_not_averaged(tmp_path):
     folder = write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", [])
     history = write_history(folder, language=True)  # 130 steps: windows of 3
     table = plots.training_curves({"mmwhs_ct": [folder]}).set_index("term")
@@ -285,17 +284,23 @@ def test_curves_are_windowed_means_with_their_range_and_validation_is_left_alone
     assert set(table.index) == set(history.columns) - {"step"}
 
 
-def test_a_history_without_its_columns_is_named(tmp_path):
+def test_a_history_without_its_columns_is_rejected(tmp_path):
     folder = write_metrics(tmp_path, "mmwhs_ct", "bipvlseg", [])
     (folder / "history.csv").write_text("step,loss\n0,1\n")
-    with pytest.raises(BipvlError, match=r"history.csv lacks the columns lr, total, val_dice"):
+    with pytest.raises(
+        BipvlError, match=r"history.csv: lacks the columns lr, total, val_dice; train the run again"
+    ):
         plots.training_curves({"mmwhs_ct": [folder]})
 
 
-def test_redraw_names_what_is_wrong(tmp_path):
-    with pytest.raises(BipvlError, match="holds no table of a figure"):
+def test_redraw_reports_files_that_are_not_figure_tables(tmp_path):
+    with pytest.raises(
+        BipvlError, match=rf"{tmp_path}: has no table of a figure; make the figures with: make reproduce"
+    ):
         plots.redraw(tmp_path)
     (tmp_path / "main_dice.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(BipvlError, match=r"main_dice.csv is not the table of 'main_dice'"):
+    with pytest.raises(
+        BipvlError, match=r"main_dice.csv: is not the table of the figure 'main_dice' \(.*; write it again"
+    ):
         plots.redraw(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["main_dice.csv"]

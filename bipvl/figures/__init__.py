@@ -1,4 +1,4 @@
-"""The figures. Each is drawn from its own table alone, so that it can be redrawn without data and runs."""
+"""All figures. Each one is drawn from its table alone, so that redrawing needs neither data nor runs."""
 
 from collections.abc import Callable
 from io import StringIO
@@ -69,52 +69,43 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "word_attention": draw_word_attention,
     "prompt_lab": draw_prompt_lab,
 }
-"""What draws a table, by the figure's name; a file's name may go on after a hyphen (a dataset)."""
+"""Name of a figure → the function that draws its table. A file name may add a suffix after a hyphen."""
 
-TEXTS = (
-    "cohort",
-    "profile",
-    "dataset",
-    "variant",
-    "seeds",
-    "case",
-    "cases",
-    "class",
-    "term",
-    "rule",
-    "channel",
+TEXT_COLUMNS = (
+    *("cohort", "profile", "dataset", "variant", "seeds", "case", "cases", "class"),
+    *("term", "rule", "channel", "text_class", "visual_class", "concept", "word", "edit"),
+    *("text", "classes", "prompts", "trained", "plane", "layer", "around", "worst_class"),
 )
-TEXTS += ("text_class", "visual_class", "concept", "word", "edit", "text")
-TEXTS += ("classes", "prompts", "trained", "plane", "layer", "around", "worst_class")
+"""Columns that are read as text even if they look like numbers."""
 
 
 def draw(name: str, table: pd.DataFrame) -> Figure:
-    """The figure of a name, such as "main_dice" or "data_samples-amos22"."""
+    """Draw the figure of a name such as "main_dice" or "data_samples-amos22"."""
     with style.context():
         figure = FIGURES[name.split("-")[0]](table)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out now, once for every file that it is written to
+        figure.set_layout_engine("none")  # the layout is final, for all files
     return figure
 
 
 def write(name: str, table: pd.DataFrame, folder: str | Path) -> Path:
-    """Draw a figure and write it as CSV, PDF and PNG into ``folder``; returns the PNG.
+    """Draw a figure and write it as CSV, PDF and PNG into ``folder``; return the path of the PNG.
 
-    What is drawn is what the CSV says after its rounding, so that redrawing gives the same bytes.
+    The figure is drawn from the rounded values of the CSV, so that redrawing gives the same bytes.
     """
     table = _read(StringIO(table.to_csv(index=False, float_format="%.9g")))
     return style.save_figure(draw(name, table), table, Path(folder) / name)
 
 
 def redraw(folder: str | Path) -> list[Path]:
-    """Draw all figures of a folder anew from their CSV files; returns the PNGs.
+    """Draw all figures of a folder again from their CSV files; return the paths of the PNGs.
 
     Raises:
-        BipvlError: no CSV of a figure there, or one that is not what its figure is drawn from.
+        BipvlError: the folder has no CSV file of a figure, or a file is not the table of its figure.
     """
     paths = [path for path in sorted(Path(folder).glob("*.csv")) if path.stem.split("-")[0] in FIGURES]
     if not paths:
-        raise BipvlError(f"{folder} holds no table of a figure; make them with: make reproduce")
+        raise BipvlError("has no table of a figure", "make the figures with: make reproduce", folder)
     return [_redraw(path) for path in paths]
 
 
@@ -122,11 +113,10 @@ def _redraw(path: Path) -> Path:
     try:
         return write(path.stem, _read(path), path.parent)
     except (KeyError, ValueError) as error:
-        raise BipvlError(
-            f"{path} is not the table of '{path.stem}' ({error}); write it again with: make reproduce"
-        ) from error
+        problem = f"is not the table of the figure '{path.stem}' ({error})"
+        raise BipvlError(problem, "write it again with: make reproduce", path) from error
 
 
 def _read(source: Path | StringIO) -> pd.DataFrame:
-    """A figure's CSV; only an empty cell is missing, so that a case may be called "NA"."""
-    return pd.read_csv(source, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
+    """Read the CSV of a figure. Only empty cells are missing values: a case may have the name "NA"."""
+    return pd.read_csv(source, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])

@@ -1,6 +1,5 @@
-"""What alignment does to the shared space: similarities of classes before and after, a map of the space."""
+"""The effect of alignment on the shared space: similarities before and after training, a map of the space."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,49 +13,58 @@ from matplotlib.lines import Line2D
 
 from bipvl.analysis.statistics import provenance
 from bipvl.common.errors import BipvlError
+from bipvl.data.layouts import read_json
 from bipvl.data.prompts import COLUMNS
 from bipvl.data.spec import dataset_title, load_spec
 from bipvl.engine.variants import VARIANTS, variant_title
 from bipvl.figures import style
+from bipvl.figures.curves import run_origin
 from bipvl.figures.panels import LEGEND
 
 PANELS = 3
-"""Snapshots that the map shows; of more the first, the last, and those at equal distances between."""
+"""Number of snapshots in the map: the first, the last, and those at equal distances between them."""
 WRITTEN = 7
-"""With so many classes at most each similarity is written into its cell, and every column numbered."""
+"""Maximum number of classes for which each cell shows its value and each column its number."""
+NEAR = 0.08
+"""Minimum distance between two numbers in a map, as a share of its extent."""
 
 
 def language_runs(folders: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
-    """Of run folders by dataset the first of each whose network reads prompts.
+    """The first run folder of each data set whose network reads prompts.
 
     Raises:
-        BipvlError: a dataset has none.
+        BipvlError: a data set has no such run.
     """
     found = {}
     for dataset, group in folders.items():
-        reading = [folder for folder in group if _variant(folder) in VARIANTS]
-        reading = [folder for folder in reading if VARIANTS[_variant(folder)].language]
-        if not reading:
-            raise BipvlError(f"the study has no run on {dataset} of a network that reads prompts; train one")
-        found[dataset] = reading[0]
+        reading = (folder for folder in group if _reads_prompts(folder))
+        found[dataset] = next(reading, None)
+        if found[dataset] is None:
+            problem = f"the study has no run on {dataset} of a network that reads prompts"
+            raise BipvlError(problem, "train one, such as bipvlseg", None)
     return found
 
 
+def _reads_prompts(folder: Path) -> bool:
+    name = read_json(folder / "config.json")["variant"]
+    return name in VARIANTS and VARIANTS[name].language
+
+
 def similarity_table(runs: Mapping[str, Path]) -> pd.DataFrame:
-    """Similarities of classes' texts and images in runs by dataset, before training and after it.
+    """Text–image similarities of all pairs of classes before and after training, from one run per data set.
 
     Columns cohort, profile, dataset, variant, seeds, cases, step, text_class, visual_class, similarity: the
-    cosine of a class's global text vector with a class's visual vector (``Snapshot.similarity``).
+    cosine of one class's global text vector and another's visual vector (``Snapshot.similarity``).
 
     Raises:
-        BipvlError: a run without snapshots.
+        BipvlError: a run has no snapshots.
     """
     from bipvl.engine.snapshots import read_snapshots
     from bipvl.model.losses import TEMPERATURE
 
     parts = []
     for dataset, folder in runs.items():
-        origin, names = _origin(folder, dataset)
+        origin, names = run_origin(folder, dataset), _class_names(folder)
         temperature = VARIANTS[origin["variant"]].objective.get("temperature", TEMPERATURE)
         first, *_, last = read_snapshots(folder)
         for snapshot in (first, last):
@@ -69,20 +77,20 @@ def similarity_table(runs: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def embedding_table(runs: Mapping[str, Path]) -> pd.DataFrame:
-    """A plane of the shared space in runs by dataset, with every snapshot's vectors on it.
+    """The vectors of all snapshots, projected on one plane of the shared space, from one run per data set.
 
     Columns cohort, profile, dataset, variant, seeds, cases, step, class, concept (empty: the visual vector),
-    x, y, share_x, share_y: places on the first two principal components of all snapshots' vectors together,
-    each of length 1, and what share of their variance each component has.
+    x, y, share_x, share_y: coordinates on the first two principal components of the normalised vectors of
+    all snapshots, and the share of the variance that each component explains.
 
     Raises:
-        BipvlError: a run without snapshots.
+        BipvlError: a run has no snapshots.
     """
     from bipvl.engine.snapshots import read_snapshots
 
     parts = []
     for dataset, folder in runs.items():
-        origin, names = _origin(folder, dataset)
+        origin, names = run_origin(folder, dataset), _class_names(folder)
         snapshots = read_snapshots(folder)
         kinds = ["", *COLUMNS[: snapshots[0].text.shape[1]]]
         keys = pd.MultiIndex.from_product(
@@ -100,8 +108,11 @@ def embedding_table(runs: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors A × D, brought to length 1 → their places on the first two principal components, A × 2, and the
-    components' shares of the variance. A component's sign is such that its largest loading is positive.
+    """Project vectors (A × D), normalised to length 1, on their first two principal components.
+
+    Returns:
+        The coordinates (A × 2), and each component's share of the variance (2). The largest loading of a
+        component is positive.
     """
     units = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     centred = units - units.mean(0)
@@ -110,21 +121,13 @@ def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centred @ axes.T, scale[:2] ** 2 / (scale**2).sum()
 
 
-def _variant(folder: Path) -> str:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["variant"]
-
-
-def _origin(folder: Path, dataset: str) -> tuple[dict[str, object], list[str]]:
-    """What a run's rows say of it, and the names of its classes."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    origin = {"cohort": config["cohort"], "profile": config["profile"], "dataset": dataset}
-    origin |= {"variant": config["variant"], "seeds": str(config["seed"])}
-    return origin, [c.name for c in load_spec(config["dataset"]).classes]
+def _class_names(folder: Path) -> list[str]:
+    return [c.name for c in load_spec(read_json(folder / "config.json")["dataset"]).classes]
 
 
 def draw_similarity(table: pd.DataFrame) -> Figure:
-    """A row a dataset: similarities before training and after; columns of ``similarity_table``."""
-    datasets = list(dict.fromkeys(table["dataset"]))
+    """One row per data set: similarities before and after training, from the ``similarity_table``."""
+    datasets = list(table["dataset"].unique())
     figure = Figure(figsize=(style.WIDTH, 2.25 * len(datasets) + 0.9))
     grid = figure.subplots(len(datasets), 2, squeeze=False)
     for row, dataset in zip(grid, datasets, strict=True):
@@ -133,7 +136,7 @@ def draw_similarity(table: pd.DataFrame) -> Figure:
         for axes, step in zip(row, (steps[0], steps[-1]), strict=True):
             image = _matrix(axes, part[part["step"] == step])
         row[1].tick_params(labelleft=False)
-        row[0].set_ylabel(f"{dataset_title(dataset).replace(' (', chr(10) + '(', 1)}\ntext of class")
+        row[0].set_ylabel(f"{style.dataset_heading(dataset)}\ntext of class")
     for axes in grid[-1]:
         axes.set_xlabel("visual vector of class, by number")
     figure.align_ylabels(grid[:, 0])
@@ -143,17 +146,17 @@ def draw_similarity(table: pd.DataFrame) -> Figure:
     counts = table.groupby("dataset", sort=False)["cases"].first()
     style.caption(
         figure,
-        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: cosine similarity of each class's "
-        "global text vector (a row; its texts weighted as by the global alignment) with each class's visual "
-        "vector (a column), in the space that both are projected into, before training and after its last "
-        f"step. N × N, N = {_listed(classes)} classes; means over the centre crops of n = {_listed(counts)} "
-        "validation cases. Above: mean of the diagonal (own class) and of all other cells.",
+        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: cosine similarity of the global "
+        "text vector of each class (row; its texts have the weights of the global alignment) and the visual "
+        "vector of each class (column), in the shared space, before training and after the last step. "
+        f"N = {_listed(classes)} classes; means over the centre crops of n = {_listed(counts)} validation "
+        "cases. Above each panel: mean of the diagonal (same class) and of all other cells.",
     )
     return figure
 
 
 def _matrix(axes: Axes, rows: pd.DataFrame) -> QuadMesh:
-    names = list(dict.fromkeys(rows["text_class"]))
+    names = list(rows["text_class"].unique())
     values = rows.pivot(index="text_class", columns="visual_class", values="similarity").loc[names, names]
     few, numbers = len(names) <= WRITTEN, range(1, len(names) + 1)
     seaborn.heatmap(
@@ -174,12 +177,12 @@ def _matrix(axes: Axes, rows: pd.DataFrame) -> QuadMesh:
     axes.tick_params(length=0, rotation=0)
     own = np.eye(len(names), dtype=bool)
     same, others = (_number(values.to_numpy()[cells].mean()) for cells in (own, ~own))
-    axes.set_title(f"{_when(rows['step'].iloc[0])}\nown class {same}, others {others}")
+    axes.set_title(f"{_when(rows['step'].iloc[0])}\nsame class {same}, others {others}")
     return axes.collections[0]
 
 
 def _number(value: float, digits: int = 2) -> str:
-    """With a true minus sign, and none before a zero."""
+    """Format a number with a typographic minus sign, and without one before zero."""
     return f"{value:z.{digits}f}".replace("-", "−")
 
 
@@ -191,14 +194,10 @@ def _listed(counts: pd.Series) -> str:
     return ", ".join(map(str, counts))
 
 
-NEAR = 0.08
-"""Share of a map's extent that two numbers keep between them."""
-
-
 def draw_embedding_map(table: pd.DataFrame) -> Figure:
-    """A row a dataset, a column a snapshot: columns of ``embedding_table``."""
+    """One row per data set, one column per snapshot, from the ``embedding_table``."""
     table = table.assign(concept=table["concept"].fillna(""))
-    datasets = list(dict.fromkeys(table["dataset"]))
+    datasets = list(table["dataset"].unique())
     columns = min(PANELS, table.groupby("dataset")["step"].nunique().max())
     figure = Figure(figsize=(style.WIDTH, 1.95 * len(datasets) + 0.9))
     ratios = {"width_ratios": [*[1] * columns, 0.3 * columns]}
@@ -215,7 +214,7 @@ def draw_embedding_map(table: pd.DataFrame) -> Figure:
         shares = part.iloc[0]
         row[0].set_ylabel(f"{dataset_title(dataset)}\nPC 2 ({100 * shares['share_y']:.0f} % of variance)")
         row[(columns - 1) // 2].set_xlabel(f"PC 1 ({100 * shares['share_x']:.0f} % of variance)")
-        row[-1].legend(handles=_classes(part), loc="center left", **LEGEND)
+        row[-1].legend(handles=_class_legend(part), loc="center left", **LEGEND)
     style.caption(figure, _map_caption(table))
     return figure
 
@@ -226,9 +225,9 @@ def _shown_steps(part: pd.DataFrame) -> list[int]:
 
 
 def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
-    """A snapshot: classes' visual vectors with the way they came, their texts tied to them.
+    """Draw a snapshot: each class's visual vector with its path, connected to the vectors of its texts.
 
-    A number stands where it does not lie on another's.
+    Classes are numbered, except where the number would overlap another one.
     """
     now, extent = part[part["step"] == step], np.ptp(part[["x", "y"]].to_numpy(), axis=0).max()
     numbered: list[np.ndarray] = []
@@ -239,8 +238,8 @@ def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
         ties = [(place, text) for text in texts[["x", "y"]].to_numpy()]
         axes.add_collection(LineCollection(ties, colors=[colour], linewidths=0.5, alpha=0.5))
         axes.scatter(texts["x"], texts["y"], s=6, color=colour, edgecolors="black", linewidths=0.3, zorder=5)
-        way = part[(part["class"] == name) & (part["concept"] == "") & (part["step"] <= step)]
-        axes.plot(way["x"], way["y"], color=colour, lw=0.8, ls=(0, (2, 1)), zorder=2)
+        path = part[(part["class"] == name) & (part["concept"] == "") & (part["step"] <= step)]
+        axes.plot(path["x"], path["y"], color=colour, lw=0.8, ls=(0, (2, 1)), zorder=2)
         axes.plot(*place, "D", ms=5, color=colour, mec="black", mew=0.5, zorder=4)
         if any(np.hypot(*(place - other)) < NEAR * extent for other in numbered):
             continue
@@ -260,8 +259,8 @@ def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
     axes.set(aspect="equal", title=_when(step))
 
 
-def _classes(part: pd.DataFrame) -> list[Line2D]:
-    names = enumerate(dict.fromkeys(part["class"]), start=1)
+def _class_legend(part: pd.DataFrame) -> list[Line2D]:
+    names = enumerate(part["class"].unique(), start=1)
     return [
         Line2D([], [], marker="D", ls="", ms=4, color=style.class_colour(n - 1), label=f"{n}  {name}")
         for n, name in names
@@ -272,9 +271,9 @@ def _map_caption(table: pd.DataFrame) -> str:
     counts = table.groupby("dataset", sort=False)["cases"].first()
     kinds = table[table["concept"] != ""]["concept"].nunique()
     return (
-        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: the space that texts and images are "
-        "projected into, its vectors brought to length 1 and put on the first two principal components of "
-        "all snapshots of a data set together. Diamonds: visual vector of each class, dashed: its way from "
-        f"the first snapshot; dots, tied to it: its {kinds} texts. Means over the centre crops of n = "
+        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: the shared space of texts and "
+        "images. Vectors have length 1 and are projected on the first two principal components of all "
+        "snapshots of a data set. Diamonds: visual vector of each class; dashed lines: its path since the "
+        f"first snapshot; dots, connected to it: its {kinds} texts. Means over the centre crops of n = "
         f"{_listed(counts)} validation cases."
     )

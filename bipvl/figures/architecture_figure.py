@@ -1,4 +1,4 @@
-"""The network and its fusion block as diagrams, drawn from the tables of ``structure`` and ``steps``."""
+"""Diagrams of the network and of BiFusion, drawn from ``architecture_table`` and ``bifusion_table``."""
 
 import re
 import textwrap
@@ -26,7 +26,7 @@ COLOURS = {
     "loss": "#d55e00",
     "input": "#767676",
 }
-ALONE = "The structure alone: no cohort, no seed."
+NO_DATA = "The structure alone: no cohort, no seed."
 LANES = ("Text encoder", "Fusion", "Vision encoder", "Skips", "Decoder", "Objective")
 LINE = {"color": "#333333", "lw": 0.8, "solid_capstyle": "butt", "zorder": 1}
 ARROW = {"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "shrinkA": 0, "shrinkB": 0, "lw": 0.8}
@@ -34,7 +34,7 @@ ARROW = {"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "shrinkA": 0, "shr
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle around (x, y), all in inches."""
+    """A rectangle with its centre at (x, y), in inches."""
 
     x: float
     y: float
@@ -58,7 +58,7 @@ class Box:
         return self.y + self.height / 2
 
     def draw(self, axes: Axes, colour: str, *, frozen: bool = False) -> None:
-        """A tinted rectangle with round corners; a frozen one has a dashed edge and no tint."""
+        """Draw a tinted rectangle with round corners; a frozen block has a dashed edge and no tint."""
         tint = [1 - (1 - c) * (0.0 if frozen else 0.22) for c in to_rgb(colour)]
         axes.add_patch(
             FancyBboxPatch(
@@ -79,7 +79,7 @@ Place = tuple[float, float]
 
 
 def _arrow(axes: Axes, path: Sequence[Place], *, dashed: bool = False) -> None:
-    """A line through the places with its head at the last one."""
+    """Draw a line through the places, with an arrow head at the last one."""
     dash = {"linestyle": (0, (3, 2))} if dashed else {}
     if len(path) > 2:
         axes.plot(*zip(*path[:-1], strict=True), **LINE | dash)
@@ -88,7 +88,7 @@ def _arrow(axes: Axes, path: Sequence[Place], *, dashed: bool = False) -> None:
 
 
 def _write(axes: Axes, box: Box, lines: Sequence[str], bold: int) -> None:
-    """Lines of text in a box, the first ones bold."""
+    """Write lines of text in a box; the first ``bold`` lines are bold."""
     pitch = 0.125
     for number, line in enumerate(lines):
         y = box.y + pitch * ((len(lines) - 1) / 2 - number)
@@ -97,7 +97,7 @@ def _write(axes: Axes, box: Box, lines: Sequence[str], bold: int) -> None:
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure whose one panel is measured in inches, and room for the caption below."""
+    """A figure with one panel in units of inches, and room for the caption below."""
     figure = Figure(figsize=(width, height + 0.62))
     axes = figure.subplots()
     axes.set(xlim=(0, width), ylim=(0, height))
@@ -106,17 +106,17 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _filled(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Empty texts where the columns hold none, as a CSV cannot tell."""
+    """Replace missing values in text columns by "": a CSV file cannot store empty text."""
     return table.assign(**{name: table[name].astype(object).fillna("") for name in columns})
 
 
 PITCH, ROW, MARGIN = 0.96, 0.8, 0.27
-"""Inches between columns and between rows of the architecture, and left of the first column."""
+"""Inches: distance of columns, distance of rows, margin left of the first column."""
 
 
 def draw_architecture(table: pd.DataFrame) -> Figure:
-    """The lanes from above: text encoder, BiFusion, vision encoder, decoder; the objective at its ends."""
-    table = _filled(table, "detail", "shape", "state", "feeds", "departures", "note")
+    """Diagram of the network: one row per lane (``LANES``), one box per row of the ``architecture_table``."""
+    table = _filled(table, "detail", "shape", "state", "feeds", "deviations", "note")
     rows = 1 + table["row"].max()
     width = MARGIN + PITCH * (1 + table["column"].max())
     figure, axes = _canvas(width, ROW * rows)
@@ -151,7 +151,7 @@ def _block(axes: Axes, box: Box, block: Any) -> None:
 
 
 def _connect(axes: Axes, source: Box, target: Box, *, mutual: bool) -> None:
-    """An arrow: straight in a column (beside its counterpart) and to a neighbour in a row, else below all."""
+    """Draw an arrow: straight within a column and to a neighbouring column, else below all boxes."""
     if source.x == target.x:
         down = target.y < source.y
         x = source.x + (0 if not mutual else -0.13 if down else 0.13)
@@ -182,33 +182,31 @@ def _architecture_caption(table: pd.DataFrame) -> str:
     facts, count = table.iloc[0], table["parameters"]
     fused, frozen = (table["kind"] == "fusion").any(), (table["state"] == "frozen").any()
     trained = f"{_amount(count[table['state'] == 'trained'].sum())} trained; dashed boxes are frozen"
-    departs = facts["departures"].replace("_", " ").replace(";", ", ")
+    deviations = facts["deviations"].replace("_", " ").replace(";", ", ")
+    where = ", but not in the decoder" if "unfused" in deviations else ""
     sentences = [
         f"{variant_title(facts['variant'])}, profile {facts['profile']}, {dataset_title(facts['dataset'])}, "
-        f"crops of {_compact(facts['crop'])} voxels. {ALONE}",
-        "In a box: the size of what it gives (images: channels × grid; texts: classes × tokens × width"
-        f"{'; BiFusion: text tokens, image tokens × width' if fused else ''}), and its parameters; in all "
-        f"{_amount(count.sum())}, {trained if frozen else 'all trained'}.",
-        "What BiFusion makes of a stage's tokens takes their place"
-        f"{', but not in the decoder' if 'unfused' in departs else ''}."
-        if fused
-        else "",
-        "Dashed arrow: a target, without gradient." if "class_embedding" in set(table["id"]) else "",
-        f"Departs from the paper: {departs} (see bipvl/model/deviations.py)." if departs else "",
+        f"crops of {_compact(facts['crop'])} voxels. {NO_DATA}",
+        "Each box shows the size of its output (images: channels × grid; texts: classes × tokens × width"
+        f"{'; BiFusion: text tokens, image tokens × width' if fused else ''}) and its parameters: "
+        f"{_amount(count.sum())} in total, {trained if frozen else 'all trained'}.",
+        f"The output of BiFusion replaces the tokens of its stage{where}." if fused else "",
+        "Dashed arrow: a target without gradient." if "class_embedding" in set(table["id"]) else "",
+        f"Deviations from the paper: {deviations} (see bipvl/model/deviations.py)." if deviations else "",
         facts["note"],
     ]
     return " ".join(filter(None, sentences))
 
 
 STEP, SIDE = 2.75, 0.42
-"""Inches: width of a step of BiFusion; beside the steps, where the residuals pass."""
+"""Inches: width of a step of BiFusion, and of the space for the residual connections beside the steps."""
 NORM, GAP = 0.14, 0.06
-"""Inches: height of what a step ends with, and the space around each thing."""
+"""Inches: height of the sum or norm after a step, and the space around each box."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of BiFusion where it is drawn: its box and, where there is one, its sum or norm."""
+    """A step of BiFusion with its position: its box, and the box of its sum or norm if it has one."""
 
     box: Box
     end: Box | None
@@ -223,7 +221,7 @@ class Step:
 
 
 def draw_bifusion(table: pd.DataFrame) -> Figure:
-    """The text's steps at the left, the image's at the right, from above; residuals at the sides."""
+    """Diagram of BiFusion from the ``bifusion_table``: text steps at the left, image steps at the right."""
     table = _filled(table, "detail", "added", "feeds")
     heights = [max(map(_height, rows.itertuples())) for _, rows in table.groupby("row")]
     figure, axes = _canvas(style.WIDTH, sum(heights))
@@ -241,13 +239,13 @@ def draw_bifusion(table: pd.DataFrame) -> Figure:
 
 
 def _height(row: Any) -> float:
-    """Of a step with the space above and below it: two lines where a LayerNorm follows, else one."""
+    """Height of a step with the space around it: two lines of text if a LayerNorm follows, else one."""
     end = NORM + GAP if row.norm or row.added else 0
     return (0.33 if row.norm else 0.2) + end + 2 * GAP
 
 
 def _place(row: Any, x: float, top: float) -> Step:
-    """A step's place below ``top``; what a step ends with is below its box, what an output adds above it."""
+    """Place a step below ``top``. Its sum or norm is drawn below its box, that of an output above it."""
     height, ended = 0.33 if row.norm else 0.2, bool(row.norm or row.added)
     above = ended and row.kind == "output"
     box = Box(x, top - GAP - height / 2 - above * (NORM + GAP), STEP, height)
@@ -269,7 +267,7 @@ def _draw_step(axes: Axes, step: Step, row: Any) -> None:
 
 
 def _feed(axes: Axes, source: Step, target: Step) -> None:
-    """Straight down in a lane, or down to the height of a step in the other lane and across."""
+    """Draw an arrow straight down within a lane, or down and across to the other lane."""
     x, other = source.box.x, target.box
     if x == other.x:
         _arrow(axes, [(x, source.bottom), (x, target.top)])
@@ -279,7 +277,7 @@ def _feed(axes: Axes, source: Step, target: Step) -> None:
 
 
 def _add(axes: Axes, source: Step, target: Step, near: bool) -> None:
-    """A residual, round the step that reads it, or (not near) round all between."""
+    """Draw a residual connection around the step that reads it, or (not near) around all steps between."""
     x, outwards = target.box.x, -1 if target.box.x < style.WIDTH / 2 else 1
     side = x + outwards * (STEP / 2 + (0.14 if near else 0.3))
     start = target.top + 1.4 * GAP if near else source.bottom - 0.6 * GAP
@@ -292,9 +290,9 @@ def _bifusion_caption(table: pd.DataFrame) -> str:
     unread = [lane for lane in ("text", "image") if lane not in lanes]
     sentences = [
         f"{variant_title(facts['variant'])}, profile {facts['profile']}: BiFusion at stage {facts['stage']}, "
-        f"{_amount(table['parameters'].sum())} parameters. {ALONE}",
-        "T, V: text and image tokens as far as they have come; E: the text when it enters the first layer, "
-        "added as a positional prompt.",
-        f"The {unread[0]} passes the block unchanged." if unread else "",
+        f"{_amount(table['parameters'].sum())} parameters. {NO_DATA}",
+        "T, V: current text and image tokens; E: the text at the entry of the first layer, added as a "
+        "positional prompt.",
+        f"The {unread[0]} tokens pass the block unchanged." if unread else "",
     ]
     return " ".join(filter(None, sentences))

@@ -1,4 +1,4 @@
-"""A network as a table of its blocks, for the figure that draws it; all is read from the modules."""
+"""The blocks of a network as a table, for its diagram. Everything is read from the modules."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +11,22 @@ from torch.func import functional_call
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.spec import DatasetSpec
-from bipvl.engine.train import make_objective
-from bipvl.engine.variants import VARIANTS, Variant, build_network, prompt_texts
+from bipvl.engine.build import build_network, build_objective
+from bipvl.engine.variants import VARIANTS, Variant, prompt_texts
 from bipvl.model.bipvlseg import BiPVLSeg
 from bipvl.model.decoder import UnetrDecoder
 from bipvl.model.encoders import ConvEncoder, VisionEncoder
 from bipvl.model.losses import Objective
+from bipvl.model.released import network_class
 from bipvl.model.text import OFFLINE, load_tokenizer
 
 TEXT, FUSION, VISION, SKIPS, DECODER, OBJECTIVE = range(6)
-"""Rows of the architecture, from above."""
+"""Rows of the diagram, from top to bottom."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A box of the architecture at (column, row); stage n of an encoder stands in column n + 1."""
+    """A box of the diagram at (column, row). Stage n of an encoder is in column n + 1."""
 
     id: str
     kind: str
@@ -38,15 +39,16 @@ class Block:
 
 
 def structural_network(variant: Variant, spec: DatasetSpec, settings: dict[str, Any]) -> tuple[BiPVLSeg, str]:
-    """The untrained network of a variant at a profile's settings, and a note where it is not quite that.
+    """The untrained network of a variant with a profile's settings, and a note about a replaced text encoder.
 
-    Where its text encoder cannot be loaded, one of BERT-base size with random weights stands in for it.
+    A text encoder that cannot be loaded is replaced by one of BERT-base size with random weights.
 
     Raises:
         BipvlError: the variant reads no prompts.
     """
     if not variant.language:
-        raise BipvlError(f"the variant '{variant.name}' reads no prompts; only one that does has a diagram")
+        problem = f"the variant '{variant.name}' reads no prompts"
+        raise BipvlError(problem, "only a variant that reads prompts has a diagram; choose one", None)
     arguments = settings["network"] | settings["language"] | variant.options
     text = arguments.pop("text")
     try:
@@ -55,19 +57,15 @@ def structural_network(variant: Variant, spec: DatasetSpec, settings: dict[str, 
         if text == OFFLINE:
             raise
     arguments.pop("text_weights", None)
-    network = BiPVLSeg(
+    network = network_class(variant.deviations)(
         in_channels=len(spec.channels),
         num_classes=spec.num_classes,
         background=not spec.overlapping,
-        preset=variant.preset,
-        text_config={"model_type": "bert"},  # whose defaults are BERT-base
+        text_config={"model_type": "bert"},  # the defaults of this type are BERT-base
         **arguments,
     )
     network.tokenizer = load_tokenizer(OFFLINE)  # bert-base-uncased's vocabulary
-    note = (
-        f"{text} could not be loaded: an encoder of BERT-base size and {OFFLINE}'s tokenizer stand in for it."
-    )
-    return network, note
+    return network, f"{text} could not be loaded: a random encoder of BERT-base size replaces it."
 
 
 def architecture_table(
@@ -79,18 +77,18 @@ def architecture_table(
     variant: Variant = VARIANTS["bipvlseg"],
     note: str = "",
 ) -> pd.DataFrame:
-    """A row a block of ``network`` and of its variant's objective, all their parameters in it.
+    """One row per block of ``network`` and of its variant's objective; together they have all parameters.
 
-    Columns profile, dataset, variant, crop, departures, note; id; kind: its lane, or input, head, loss;
-    title; detail; column; row; shape: what it gives for a crop of H × W × D voxels and the dataset's prompts,
-    without the batch (of a BiFusion text; image); parameters; state: trained, frozen or empty; feeds: ids of
-    the blocks that read it, separated by ``;``. What a BiFusion gives goes back into the stages that feed it.
+    Columns profile, dataset, variant, crop, deviations, note (constant); id; kind (its lane, or input,
+    head, loss); title; detail; column; row; shape (of the output for a crop of H × W × D voxels, without the
+    batch; BiFusion: text; image); parameters; state (trained, frozen or empty); feeds (ids of the blocks that
+    read the output, separated by ``;``). A BiFusion feeds the stages that feed it.
 
     Raises:
-        BipvlError: the network has no tokenizer, or another head than the paper's.
+        BipvlError: the network has no tokenizer, or a universal head.
     """
     if network.head is not None:
-        raise BipvlError("the universal head is a compared method's and has no diagram; draw another variant")
+        raise BipvlError("the universal head has no diagram", "choose a variant without it", None)
     prompts = prompt_texts(variant, spec)
     blocks = [
         Block("prompts", "input", "Prompts", 0, TEXT, shape=f"{len(prompts)} × {len(prompts[0])} texts"),
@@ -100,12 +98,12 @@ def architecture_table(
         *_vision_blocks(network.vision),
         *_decoder_blocks(network.decoder, network.vision.num_stages),
         *_head_blocks(network),
-        *_loss_blocks(make_objective(variant, spec), network.vision.num_stages),
+        *_loss_blocks(build_objective(variant, spec), network.vision.num_stages),
     ]
     shapes = _shapes(blocks, network, torch.empty(1, len(spec.channels), *crop, device="meta"), prompts)
     edges = [e for e in _edges(network) if e[1] in {block.id for block in blocks}]
     origin = {"profile": profile, "dataset": spec.name, "variant": variant.name, "crop": _shape(crop)}
-    origin |= {"departures": ";".join(sorted(network.departures)), "note": note}
+    origin |= {"deviations": ";".join(sorted(variant.deviations)), "note": note}
     return pd.DataFrame(origin | _row(block, shapes, edges) for block in blocks)
 
 
@@ -137,9 +135,9 @@ def _fusion_blocks(network: BiPVLSeg) -> Iterator[Block]:
 
 
 def _vision_blocks(encoder: VisionEncoder) -> Iterator[Block]:
-    """Stage n with the V2 convolution block after it (``bridge``), since BiFusion takes that one's output.
+    """One block per stage, with the V2 convolution block after it (``bridge``), whose output BiFusion reads.
 
-    The decoder takes what comes before that block where no BiFusion follows; the figure cannot tell.
+    Without BiFusion, the decoder reads the output before that block; the diagram does not show this.
     """
     stages = range(1, encoder.num_stages + 1)
     if isinstance(encoder, ConvEncoder):
@@ -159,7 +157,7 @@ def _vision_blocks(encoder: VisionEncoder) -> Iterator[Block]:
 
 
 def _decoder_blocks(decoder: UnetrDecoder, stages: int) -> Iterator[Block]:
-    """What stands in column c works at the size of what the encoder has there."""
+    """Blocks of the decoder; those in column c have the grid of the encoder's block in that column."""
     for column, module in enumerate([decoder.input_block, *decoder.skip_blocks]):
         yield Block(f"skip_{column}", "decoder", "Skip", column, SKIPS, [module])
     yield Block("bottleneck", "decoder", "Bottleneck", stages + 1, DECODER, [decoder.bottleneck])
@@ -177,7 +175,7 @@ def _head_blocks(network: BiPVLSeg) -> Iterator[Block]:
 
 
 def _loss_blocks(objective: Objective, stages: int) -> Iterator[Block]:
-    """The objective's terms; the parameters are the learnt weights."""
+    """Blocks of the objective's terms; their parameters are the learnt weights."""
 
     def weights(*terms: str) -> list[nn.Module]:
         return [nn.ParameterList([objective.log_variances[t]]) for t in terms if t in objective.log_variances]
@@ -194,7 +192,7 @@ def _loss_blocks(objective: Objective, stages: int) -> Iterator[Block]:
 
 
 def _edges(network: BiPVLSeg) -> Iterator[tuple[str, str]]:
-    """Pairs of ids: what is read, who reads it."""
+    """Pairs of ids: a block, and a block that reads its output."""
     last = network.vision.num_stages
     yield from (("prompts", "text_0"), ("volume", "vision_0"), ("volume", "skip_0"))
     for n in range(last):
@@ -219,15 +217,15 @@ def _edges(network: BiPVLSeg) -> Iterator[tuple[str, str]]:
 def _shapes(
     blocks: Iterable[Block], network: BiPVLSeg, volume: Tensor, prompts: Sequence[Sequence[str]]
 ) -> dict[str, str]:
-    """What each block gives in a forward on the ``meta`` device, which computes shapes alone."""
+    """Output shapes of the blocks in a forward pass on the ``meta`` device, which computes shapes only."""
     shapes: dict[str, str] = {}
 
     def watch(block: Block, module: nn.Module) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            outputs = output[::-1] if isinstance(output, tuple) else (output,)  # of a BiFusion image and text
-            batched = block.kind != "text"  # which stands before the batch
+            outputs = output[::-1] if isinstance(output, tuple) else (output,)  # BiFusion returns image, text
+            batched = block.kind != "text"  # the text stages have no batch axis
             text = "; ".join(_shape(tensor.shape[batched:]) for tensor in outputs)
-            shapes.setdefault(block.id, text)  # the released preset runs the text stages again
+            shapes.setdefault(block.id, text)  # the released network runs the text stages twice
 
         return module.register_forward_hook(keep)
 

@@ -1,4 +1,4 @@
-"""What accuracy costs: Dice against parameters, operations, time and memory."""
+"""Accuracy against cost: Dice over parameters, operations, time and memory."""
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,17 @@ from bipvl.figures.labels import place_labels
 
 COSTS = {
     "parameters": ("parameters (10⁶)", 1e6),
-    "operations": ("operations of one window (10⁹)", 1e9),
-    "seconds": ("evaluation (s a volume)", 1),
-    "memory_gib": ("peak memory of training (GiB)", 1),
+    "operations": ("operations per window (10⁹)", 1e9),
+    "seconds": ("evaluation (s per volume)", 1),
+    "memory_gib": ("peak memory in training (GiB)", 1),
 }
-"""Column → axis label, and what one of its units is."""
+"""Column → axis label, and the size of the label's unit."""
 OTHERS = "#555555"
+"""Colour of the variants that have none in ``style.VARIANT_COLOURS``."""
 
 
 def draw_efficiency(table: pd.DataFrame) -> Figure:
-    """A panel a cost, a labelled point a variant, on one dataset: columns of ``efficiency.efficiency``."""
+    """One panel per cost, one labelled point per variant, from the table of ``efficiency.efficiency``."""
     figure = Figure(figsize=(style.WIDTH, 6.6))
     grid = figure.subplots(2, 2, sharey=True)
     for axes, (column, (label, unit)) in zip(grid.flat, COSTS.items(), strict=True):
@@ -37,12 +38,12 @@ def draw_efficiency(table: pd.DataFrame) -> Figure:
     grid[0, 0].set_title(title, loc="left")
     style.caption(
         figure,
-        f"{provenance(table)} A point is a variant: mean Dice over test cases on the scan's own grid, with "
-        "95 % bootstrap interval (BCa). Operations (a multiplication and its addition are two) are counted; "
-        "seconds are those of the whole evaluation, from file to scores, and may have been measured beside "
-        f"other work; memory is that of the whole process. Measured on: {_machines(table)}.",
+        f"{provenance(table)} Each point is a variant: mean Dice over test cases on the scan's own grid, "
+        "with 95 % bootstrap interval (BCa). Operations are counted (one multiply-add is two). Seconds "
+        "cover the whole evaluation, from file to scores, perhaps with other jobs on the computer. Memory "
+        f"is that of the whole process. Measured on: {_machines(table)}.",
     )
-    figure.draw_without_rendering()  # only now it is known where there is room
+    figure.draw_without_rendering()  # the labels need the final layout
     for axes, column in zip(grid.flat, COSTS, strict=True):
         names = [variant_title(v) for v in table["variant"]]
         colours = [_colour(v) for v in table["variant"]]
@@ -73,8 +74,8 @@ def _colour(variant: str) -> str:
 def _legend() -> list[Line2D]:
     shared = {"ls": "", "ms": 4.5, "color": OTHERS}
     return [
-        Line2D([], [], marker="o", label="sees the image alone", **shared),
-        Line2D([], [], marker="D", label="reads the prompts too", **shared),
+        Line2D([], [], marker="o", label="reads the image only", **shared),
+        Line2D([], [], marker="D", label="reads image and prompts", **shared),
     ]
 
 

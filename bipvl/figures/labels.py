@@ -1,54 +1,65 @@
-"""Names beside points, none on another name or on a point."""
+"""Place names beside points so that no name covers another name or a point.
+
+The library adjustText was tried instead: where points are dense, its labels cover markers and each other.
+"""
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 
 from bipvl.figures import style
 
 DISTANCES = (4, 9, 15, 22, 30, 40, 52, 66)
-"""Points from a point to its name; a line joins them from the second on."""
-ANGLES = tuple(range(0, 360, 30))
+"""Distances from a point to its name that are tried, in points. From the second on, a line connects them."""
+ANGLES = np.deg2rad(np.arange(0, 360, 30))
 SIZE = 4
-"""Points that are kept free around each point, half a side."""
+"""Half the side of the square around each point that stays free, in points."""
 
 
 def place_labels(
     axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], colours: Sequence[str]
 ) -> None:
-    """Write each name beside its point (data coordinates), near it where there is room.
+    """Write each name beside its point (data coordinates), as near as there is room.
 
-    The figure must have been laid out; names that find no room in the axes lie where they overlap least.
+    A name without room is placed where it overlaps least. The layout of the figure must be final.
     """
     pixel = axes.figure.dpi / 72
     points = axes.transData.transform(np.column_stack([x, y]))
-    taken = [Bbox.from_bounds(*(p - SIZE * pixel), *[2 * SIZE * pixel] * 2) for p in points]
-    # The crowded first: others can still go elsewhere.
-    crowd = [np.hypot(*(points - p).T).round(3).tolist() for p in points]
-    for i in sorted(range(len(points)), key=lambda i: sorted(crowd[i])[1:3]):
+    taken = np.stack([points - SIZE * pixel, points + SIZE * pixel], 1)
+    for i in _crowded_first(points):
         label = _annotate(axes, (x[i], y[i]), names[i], colours[i])
-        box, cost = label.get_window_extent(), np.inf
-        for distance, angle in product(DISTANCES, ANGLES):
-            tried = _moved(box, points[i], distance * pixel, np.deg2rad(angle))
-            overlap = sum(_area(tried, other) for k, other in enumerate(taken) if k != i)
-            overlap += tried.width * tried.height - _area(tried, axes.bbox)
-            if overlap < cost - 1e-6:
-                cost, best, far = overlap, tried, distance > DISTANCES[0]
-        label.set_position(((np.array(best.p0) - points[i]) / pixel).tolist())
-        if far:
-            nearest = np.clip(points[i], best.p0, best.p1)
-            axes.annotate(
-                "",
-                (x[i], y[i]),
-                (nearest - points[i]) / pixel,
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": colours[i], "lw": 0.4, "shrinkA": 0, "shrinkB": 3},
-            ).set_in_layout(False)
-        taken.append(best)
+        boxes = points[i] + pixel * _offsets(np.array(label.get_window_extent().size) / pixel)
+        overlap = _overlaps(boxes, np.delete(taken, i, 0)).sum(1)
+        outside = np.prod(boxes[:, 1] - boxes[:, 0], 1) - _overlaps(boxes, axes.bbox.get_points()[None])[:, 0]
+        best = np.round(overlap + outside, 6).argmin()  # the nearest one of equal ones
+        label.set_position(((boxes[best, 0] - points[i]) / pixel).tolist())
+        if best >= len(ANGLES):
+            nearest = (np.clip(points[i], *boxes[best]) - points[i]) / pixel
+            _connect(axes, (x[i], y[i]), nearest, colours[i])
+        taken = np.concatenate([taken, boxes[[best]]])
+
+
+def _crowded_first(points: np.ndarray) -> list[int]:
+    """Indices of the points, those with near neighbours first: the others have more room later."""
+    distances = np.linalg.norm(points[:, None] - points, axis=-1).round(3)
+    return sorted(range(len(points)), key=lambda i: sorted(distances[i])[1:3])
+
+
+def _offsets(size: np.ndarray) -> np.ndarray:
+    """Candidate boxes of a size around the origin: C × (lower left, upper right) × (x, y), nearest first."""
+    ways = np.column_stack([np.cos(ANGLES), np.sin(ANGLES)]).round(6)
+    gaps = (np.array(DISTANCES)[:, None, None] * ways).reshape(-1, 2)
+    centres = gaps + np.tile(np.sign(ways), (len(DISTANCES), 1)) * size / 2
+    return np.stack([centres - size / 2, centres + size / 2], 1)
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Areas that boxes (A × 2 × 2) share with other boxes (B × 2 × 2): A × B."""
+    low = np.maximum(boxes[:, None, 0], others[:, 0])
+    high = np.minimum(boxes[:, None, 1], others[:, 1])
+    return np.clip(high - low, 0, None).prod(-1)
 
 
 def _annotate(axes: Axes, point: tuple[float, float], name: str, colour: str) -> Annotation:
@@ -64,18 +75,10 @@ def _annotate(axes: Axes, point: tuple[float, float], name: str, colour: str) ->
         path_effects=style.outline(2, "white"),
         zorder=4,
     )
-    label.set_in_layout(False)  # it must not move what it was placed by
+    label.set_in_layout(False)  # a label must not change the layout that it was placed in
     return label
 
 
-def _moved(box: Bbox, point: np.ndarray, distance: float, angle: float) -> Bbox:
-    """The box so that its nearest edge or corner lies at a distance from the point, in a direction."""
-    way = np.array([np.cos(angle), np.sin(angle)])
-    size = np.array([box.width, box.height])
-    centre = point + way * distance + np.sign(way.round(6)) * size / 2
-    return Bbox.from_bounds(*(centre - size / 2), *size)
-
-
-def _area(one: Bbox, other: Bbox) -> float:
-    shared = Bbox.intersection(one, other)
-    return shared.width * shared.height if shared else 0.0
+def _connect(axes: Axes, point: tuple[float, float], end: np.ndarray, colour: str) -> None:
+    line = {"arrowstyle": "-", "color": colour, "lw": 0.4, "shrinkA": 0, "shrinkB": 3}
+    axes.annotate("", point, end, textcoords="offset points", arrowprops=line).set_in_layout(False)

@@ -1,4 +1,4 @@
-"""Dice of every test case: per dataset, and per class."""
+"""Dice of every test case: per data set, and per class."""
 
 import textwrap
 
@@ -14,22 +14,19 @@ from bipvl.engine.variants import MEAN_ATLAS, variant_title
 from bipvl.figures import style
 
 GOLDEN = 0.618034
+"""The golden ratio's fraction: its multiples modulo 1 are spread evenly."""
 
 
 def spread(count: int, width: float) -> np.ndarray:
-    """Places of ``count`` points within ±width/2, evenly strewn and the same each time."""
+    """Offsets of ``count`` points within ±width/2: evenly spread, and the same in every drawing."""
     return width * ((np.arange(count) * GOLDEN + 0.5) % 1 - 0.5)
 
 
 def draw_main_dice(table: pd.DataFrame) -> Figure:
-    """Mean Dice of every case, a panel a dataset: columns of ``statistics.case_means``."""
-    datasets = list(dict.fromkeys(table["dataset"]))
-    columns = min(4, len(datasets))
-    rows = -(-len(datasets) // columns)
-    figure = Figure(figsize=(max(1.75 * columns, 3.5), 2.9 * rows))
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(datasets) :]:
-        axes.set_axis_off()
+    """Mean Dice of every case, one panel per data set, from the table of ``statistics.case_means``."""
+    datasets = list(table["dataset"].unique())
+    width = max(1.75 * min(4, len(datasets)), 3.5)
+    figure, grid = style.panel_grid(len(datasets), 4, height=2.9, width=width, sharey=True)
     colours = style.variant_colours(table["variant"])
     for axes, dataset in zip(grid.flat, datasets, strict=False):
         _panel(axes, table[table["dataset"] == dataset], colours)
@@ -37,16 +34,16 @@ def draw_main_dice(table: pd.DataFrame) -> Figure:
         axes.set_ylabel("Dice (mean over classes)")
     style.caption(
         figure,
-        f"{provenance(table)} A circle is a test case (mean over its classes and seeds), a grey line joins a "
-        "case with itself; diamonds: mean over cases with 95 % bootstrap interval (BCa); dashed: mean atlas, "
-        "the most frequent label of the training cases at each place. On the scan's own grid.",
+        f"{provenance(table)} Circles: test cases (mean over classes and seeds); a grey line connects the "
+        "results for the same case. Diamonds: mean over cases with 95 % bootstrap interval (BCa). Dashed: "
+        "mean atlas, the most frequent label of the training cases at each position. On the scan's own grid.",
     )
     return figure
 
 
 def _panel(axes: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
     wide = table.pivot(index="case", columns="variant", values="value").sort_index()
-    variants = [v for v in dict.fromkeys(table["variant"]) if v != MEAN_ATLAS]
+    variants = _networks(table)
     jitter = spread(len(wide), 0.3)
     places = np.arange(len(variants))[None] + jitter[:, None]
     axes.plot(places.T, wide[variants].T.to_numpy(), color="#c8c8c8", lw=0.5, zorder=1)
@@ -59,7 +56,7 @@ def _panel(axes: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
     if MEAN_ATLAS in wide:
         level = wide[MEAN_ATLAS].mean()
         axes.axhline(level, color=colours[MEAN_ATLAS], lw=1, ls=(0, (4, 2)), zorder=1)
-        above = level < 0.1  # else the text would lie on the names below the axis
+        above = level < 0.1  # else the text would cover the names below the axis
         axes.annotate(
             f"mean atlas {level:.2f}",
             (-0.45, level),
@@ -78,11 +75,11 @@ def _panel(axes: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
     axes.set_xticks(range(len(variants)), labels, **turned)
     for label, variant in zip(axes.get_xticklabels(), variants, strict=True):
         label.set_color(colours[variant])
-    axes.set_title(f"{_two_lines(dataset_title(table['dataset'].iloc[0]))}\nn = {len(wide)} test cases")
+    axes.set_title(f"{style.dataset_heading(table['dataset'].iloc[0])}\nn = {len(wide)} test cases")
 
 
 def _mean(axes: Axes, place: float, values: pd.Series, colour: str) -> None:
-    """Mean and interval beside the points, with the mean's value."""
+    """Draw the mean and its interval beside the points, and write the mean's value above."""
     mean, (low, high) = values.mean(), interval(values.to_numpy())
     if np.isfinite(low):
         axes.plot([place, place], [low, high], color=colour, lw=1.2, zorder=3)
@@ -102,55 +99,50 @@ def _mean(axes: Axes, place: float, values: pd.Series, colour: str) -> None:
     )
 
 
-def _two_lines(title: str) -> str:
-    return title.replace(" (", "\n(", 1)
+def _networks(table: pd.DataFrame) -> list[str]:
+    return [variant for variant in table["variant"].unique() if variant != MEAN_ATLAS]
 
 
 def draw_class_dice(table: pd.DataFrame) -> Figure:
-    """Dice of every case and class, a panel a dataset: columns of ``statistics.class_values``."""
-    classes = {
-        dataset: list(dict.fromkeys(group["class"]))
-        for dataset, group in table.groupby("dataset", sort=False)
-    }
-    halves = _two_columns({dataset: len(names) + 2.2 for dataset, names in classes.items()})
+    """Dice of every case and class, one panel per data set, from the table of ``statistics.class_values``."""
+    classes = table.groupby("dataset", sort=False)["class"].nunique()
+    halves = _two_columns(classes + 2.2)
     colours = style.variant_colours(table["variant"])
-    rows = max(sum(len(classes[d]) + 2.2 for d in half) for half in halves)
+    rows = max((classes[half] + 2.2).sum() for half in halves)
     figure = Figure(figsize=(style.WIDTH if len(halves) > 1 else 4.2, 0.235 * rows + 1.0))
     for half, part in zip(halves, np.atleast_1d(figure.subfigures(1, len(halves), wspace=0.02)), strict=True):
-        heights = [len(classes[d]) + 0.6 for d in half]
-        for axes, dataset in zip(
-            part.subplots(len(half), 1, height_ratios=heights, squeeze=False).flat, half, strict=True
-        ):
-            _class_panel(axes, table[table["dataset"] == dataset], classes[dataset], colours)
-        axes.set_xlabel("Dice")
-    variants = list(colours)
-    handles = [
-        Line2D([], [], ls="", marker="D", ms=4.5, color=colours[v], label=variant_title(v))
-        if v != MEAN_ATLAS
-        else Line2D([], [], ls="", marker="|", ms=9, mew=1.5, color=colours[v], label="Mean atlas (mean)")
-        for v in variants
-    ]
+        column = part.subplots(len(half), 1, height_ratios=classes[half] + 0.6, squeeze=False)[:, 0]
+        for axes, dataset in zip(column, half, strict=True):
+            _class_panel(axes, table[table["dataset"] == dataset], colours)
+        column[-1].set_xlabel("Dice")
+    handles = [_legend_entry(variant, colour) for variant, colour in colours.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     style.caption(
         figure,
-        f"{provenance(table)} n: test cases; a circle is one (mean over seeds) that has the class or was "
-        "given it; diamonds: mean over these with 95 % bootstrap interval (BCa). On the scan's own grid.",
+        f"{provenance(table)} n: number of test cases. Circles: cases (mean over seeds) with the class in "
+        "the reference or in the prediction; diamonds: their mean with 95 % bootstrap interval (BCa). On "
+        "the scan's own grid.",
     )
     return figure
 
 
-def _two_columns(sizes: dict[str, float]) -> list[list[str]]:
-    """Datasets into two columns of about equal height, in their order; one dataset stays alone."""
-    names, total = list(sizes), sum(sizes.values())
+def _legend_entry(variant: str, colour: str) -> Line2D:
+    if variant == MEAN_ATLAS:
+        return Line2D([], [], ls="", marker="|", ms=9, mew=1.5, color=colour, label="Mean atlas (mean)")
+    return Line2D([], [], ls="", marker="D", ms=4.5, color=colour, label=variant_title(variant))
+
+
+def _two_columns(heights: pd.Series) -> list[list[str]]:
+    """Split data sets into two columns of about equal height, in their order; a single one is not split."""
+    names = list(heights.index)
     if len(names) == 1:
         return [names]
-    cuts = range(1, len(names))
-    cut = min(cuts, key=lambda c: abs(sum(sizes[n] for n in names[:c]) - total / 2))
+    cut = 1 + (heights.cumsum() - heights.sum() / 2).abs().iloc[:-1].argmin()
     return [names[:cut], names[cut:]]
 
 
-def _class_panel(axes: Axes, table: pd.DataFrame, names: list[str], colours: dict[str, str]) -> None:
-    variants = [v for v in dict.fromkeys(table["variant"]) if v != MEAN_ATLAS]
+def _class_panel(axes: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
+    names, variants = list(table["class"].unique()), _networks(table)
     lane = 0.8 / len(variants)
     for row, name in enumerate(names):
         rows = table[table["class"] == name]

@@ -1,40 +1,43 @@
-"""How every figure looks: sizes, colours, captions, and how it is written."""
+"""The common look of all figures: sizes, colours, captions, panels, and the written files."""
 
 import textwrap
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from bipvl.common.files import atomic_path, write_csv
+from bipvl.data.spec import dataset_title
 
 WIDTH = 7.0
-"""Inches, two columns of a page."""
+"""Inches: the text width of a page with two columns."""
 SMALL = 7
-"""Points, the smallest text."""
+"""Font size of the smallest text, in points."""
 
 CLASS_COLOURS = (
     *("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"),
     *("#b41e00", "#0000e1", "#a5d2a5", "#00f0ff", "#a569ff", "#874b69", "#5a0087", "#78002d"),
 )
-"""Class c of a dataset (prompt row c). Seven of Okabe and Ito (2008), then eight that stay as far as can be
-from all others in lightness or hue, also as seen with protanopia, deuteranopia and tritanopia. Where so many
-meet, figures number the classes as well."""
+"""Colour of class c of a data set (prompt row c). Seven are from Okabe and Ito (2008); the other eight differ
+from all others in lightness or hue, also with protanopia, deuteranopia and tritanopia."""
 
 ERRORS = {"missed": "#1f8fff", "false": "#e8450a", "another class": "#ffe14d"}
-"""Where a mask is wrong: in the truth alone, in the prediction alone, in both but of two classes. Far apart
-for every kind of colour vision, and from any grey."""
+"""Errors of a mask: only in the reference, only in the prediction, in both but with different classes. The
+colours differ from each other and from grey for every kind of colour vision."""
 
 VARIANT_COLOURS = {"bipvlseg": "#0072b2", "swin_unetr_v2": "#d55e00", "mean_atlas": "#767676"}
 OTHER_VARIANTS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 _RC = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a figure has the same bytes everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every computer
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -54,22 +57,22 @@ _RC = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
-    "pdf.fonttype": 42,  # text stays text
+    "pdf.fonttype": 42,  # keep text as text
 }
 
 
 def context() -> AbstractContextManager:
-    """The settings that a figure is drawn and written under; nothing outside the block is changed."""
+    """Matplotlib settings for drawing and writing figures; the global settings are restored afterwards."""
     return mpl.rc_context(mpl.rcParamsDefault | _RC | {"backend": mpl.rcParams["backend"]})
 
 
 def class_colour(row: int) -> str:
-    """The colour of class ``row`` (from 0); past the fifteenth they come again."""
+    """The colour of class ``row`` (from 0); after the fifteenth, the colours repeat."""
     return CLASS_COLOURS[row % len(CLASS_COLOURS)]
 
 
 def variant_colours(variants: Iterable[str]) -> dict[str, str]:
-    """Each variant's colour: its own, or for one without the next of OTHER_VARIANTS."""
+    """The colour of each variant: from VARIANT_COLOURS if it is listed there, else from OTHER_VARIANTS."""
     names = list(dict.fromkeys(variants))
     others = [name for name in names if name not in VARIANT_COLOURS]
     spare = {name: OTHER_VARIANTS[i % len(OTHER_VARIANTS)] for i, name in enumerate(others)}
@@ -77,18 +80,61 @@ def variant_colours(variants: Iterable[str]) -> dict[str, str]:
 
 
 def outline(width: float = 1.5, colour: str = "black") -> list[withStroke]:
-    """Path effects that keep a text legible on any image."""
+    """Path effects that keep text legible on any image."""
     return [withStroke(linewidth=width, foreground=colour)]
 
 
+def dataset_heading(dataset: str) -> str:
+    """The title of a data set on two lines: name, then modality."""
+    return dataset_title(dataset).replace(" (", "\n(", 1)
+
+
+def panel_grid(
+    count: int, columns: int, *, height: float, margin: float = 0.0, width: float = WIDTH, **shared: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure with ``count`` panels, at most ``columns`` in a row; unused panels are hidden.
+
+    Args:
+        height: inches per row of panels.
+        margin: inches that are added once, for legend and caption.
+        width: inches of the whole figure.
+        shared: options of ``Figure.subplots``.
+
+    Returns:
+        The figure, and its axes as an array of rows × columns.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, height * rows + margin))
+    grid = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def named_rows(axes: Axes, names: Iterable[str]) -> np.ndarray:
+    """Label the y axis with ``names`` from top to bottom; return their y coordinates."""
+    names = list(names)
+    places = np.arange(len(names))[::-1]
+    axes.set_yticks(places, names)
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.grid(axis="y", visible=False)
+    return places
+
+
+def row_note(axes: Axes, place: float, text: str) -> None:
+    """Write ``text`` at the right of the axes, beside the row at ``place``."""
+    axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), fontsize=SMALL, va="center")
+
+
 def caption(figure: Figure, text: str) -> None:
-    """Small text below the figure, wrapped to its width."""
+    """Write a caption below the figure, wrapped to its width."""
     lines = textwrap.wrap(text, round(figure.get_figwidth() * 19))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color="#444444")
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG, to be shown in a notebook."""
+    """The figure as PNG bytes, for display in a notebook."""
     buffer = BytesIO()
     with context():
         figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -96,7 +142,7 @@ def png(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, table: pd.DataFrame, path: str | Path) -> Path:
-    """Write ``path`` + .csv, .pdf and .png; returns the PNG. The same figure gives the same bytes."""
+    """Write ``path`` + .csv, .pdf and .png, without dates; return the path of the PNG."""
     path = Path(path)
     write_csv(path.with_name(path.name + ".csv"), table)
     no_date = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
