@@ -1,4 +1,4 @@
-"""Every block of code in the README and the pages of docs/ does what it says; so do the docstrings' pages."""
+"""Every code block in the README and docs/ works; the API reference builds without warnings."""
 
 import inspect
 import json
@@ -24,11 +24,10 @@ from typer.testing import CliRunner
 
 import bipvl
 from bipvl.__main__ import app
-from bipvl.analysis.external import read_externals
 from bipvl.analysis.studies import load_experiments
 from bipvl.data.prompts import read_prompts
 from bipvl.data.spec import load_spec
-from bipvl.engine.run import load_profiles
+from bipvl.engine.profiles import _built_in, get_profile
 from bipvl.engine.variants import VARIANTS
 from bipvl.model.baselines import BASELINES
 from tools.update_tables import pages
@@ -38,21 +37,29 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 STAGED = {
     r"\bamos22\b": "mmwhs_ct",
-    r"--profile \w+": "--profile smoke",
+    r"--profile \w+(?![\w.])": "--profile smoke",
     r"\bquick\b": "smoke",
     r"(?<=[ =])/data\b": "data/synthetic-smoke",
 }
-"""What stands in pages → what stands for it here, where the runs of the profile smoke lie."""
+"""Text in pages → its replacement here, where only the runs of the profile smoke exist."""
 
 NEED_NETWORK = ({"fetch", "msd_brain"}, {"--push"})
-"""Words of the commands of bipvl that are parsed only."""
+"""Arguments of bipvl commands that are only parsed."""
 
 NOT_CODE = ("text", "bibtex")
+
+PLACEHOLDER_STUDY = {
+    "title": "t",
+    "question": "q",
+    "variants": ["bipvlseg"],
+    "seeds": [0],
+    "notebooks": ["07_ablation"],
+}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its page, the line that opens it, its language, the file that it is of, its text."""
+    """A code block: its page, first line, language, file name (if any) and text."""
 
     page: str
     line: int
@@ -62,7 +69,7 @@ class Block:
 
 
 def blocks_of(markdown: str, page: str = "page") -> list[Block]:
-    """Every block of code; one without a language, or indented, has the language ""."""
+    """All code blocks; one without a language, or an indented one, has the language ""."""
     return [
         Block(page, token.map[0] + 1, *token.info.strip().partition(" ")[::2], token.content)
         for token in MarkdownIt().parse(markdown)
@@ -71,14 +78,14 @@ def blocks_of(markdown: str, page: str = "page") -> list[Block]:
 
 
 def staged(text: str) -> str:
-    for pattern, stand_in in STAGED.items():
-        text = re.sub(pattern, stand_in, text)
+    for pattern, replacement in STAGED.items():
+        text = re.sub(pattern, replacement, text)
     return text
 
 
 @pytest.fixture
 def stage(smoke_runs, tmp_path, monkeypatch):
-    """A folder that has what pages speak of: runs and data of the profile smoke, a scan, a figure's table."""
+    """A folder with everything the pages use: runs and data of the profile smoke, scans, a figure's table."""
     shutil.copytree(smoke_runs.runs, tmp_path / "runs")
     shutil.copytree(smoke_runs.data_root, tmp_path / "data" / "synthetic-smoke")
     shutil.copy(load_spec(smoke_runs.dataset).prompts, tmp_path / "prompts.csv")
@@ -93,18 +100,16 @@ def stage(smoke_runs, tmp_path, monkeypatch):
     shutil.copy(ROOT / "figures" / "quick" / "ablation-main.csv", tmp_path / "figures" / "smoke")
     names = ("out.conv.conv.weight", "bifusions.1.layers.0.norm1.weight")
     torch.save({"model": {name: torch.zeros(1) for name in names}}, tmp_path / "theirs.pth")
-    profiles = load_profiles()
-    for key in ("epochs", "validations"):  # of a page's own dataset one suffices
-        training = profiles["smoke"]["training"]
-        training[key] = {"shapes": 1, "default": training[key]}
-    monkeypatch.setattr("bipvl.engine.run.load_profiles", lambda: profiles)
+    one_step = {"training": {"epochs": 1, "validations": 1}}  # enough for the data set of a page
+    built_in = _built_in() | {"smoke": _built_in()["smoke"] | {"data_sets": {"shapes": one_step}}}
+    monkeypatch.setattr("bipvl.engine.profiles._built_in", lambda: built_in)
     monkeypatch.chdir(tmp_path)
     with mock.patch.dict(VARIANTS), mock.patch.dict(BASELINES):  # pages add to them
         yield tmp_path
 
 
 @pytest.mark.parametrize("path", pages(ROOT), ids=lambda path: path.name)
-def test_every_block_of_a_page_does_what_it_says(path, stage):
+def test_every_code_block_of_a_page_works(path, stage):
     namespace = {"__name__": "__main__"}
     for block in blocks_of(path.read_text(encoding="utf-8"), path.name):
         try:
@@ -114,13 +119,13 @@ def test_every_block_of_a_page_does_what_it_says(path, stage):
 
 
 @pytest.mark.parametrize(
-    ("markdown", "told"),
+    ("markdown", "message"),
     [
         ("```\nbipvl --help\n```", "no language"),
         ("    bipvl --help\n", "no language"),
         ("```fortran\nEND\n```", "fortran"),
-        ("```bash\nrm -r runs\n```", "nobody checks 'rm'"),
-        ("```bash\nmake plan | less\n```", "one command a line"),
+        ("```bash\nrm -r runs\n```", "no check for 'rm'"),
+        ("```bash\nmake plan | less\n```", "one command per line"),
         ("```bash\nmake coffee\n```", "coffee"),
         ("```bash\nbipvl trian amos22\n```", "trian"),
         ("```bash\naccelerate launch -m bipvl train amos22\n```", "MissingParameter"),
@@ -130,18 +135,18 @@ def test_every_block_of_a_page_does_what_it_says(path, stage):
         ("```python\nassert 1 == 2\n```", "AssertionError"),
     ],
 )
-def test_a_block_that_does_not_is_found(markdown, told, tmp_path, monkeypatch):
+def test_a_broken_block_is_reported(markdown, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = blocks_of(markdown)
     with pytest.raises((Exception, SystemExit)) as caught:
         check(block, {})
-    assert told in repr(caught.value)
+    assert message in repr(caught.value)
 
 
 def check(block: Block, namespace: dict) -> None:
-    """Run a block, or hold it against what would read it; raises where it is wrong."""
+    """Run a block, or parse it with its program; raises if it is wrong."""
     if block.language == "python":
-        above = "\n" * block.line  # so that an error tells the page's own line
+        above = "\n" * block.line  # so that an error shows the line in the page
         exec(compile(above + staged(block.text), block.page, "exec"), namespace)
     elif block.language == "yaml":
         check_yaml(block.text, block.file)
@@ -153,42 +158,44 @@ def check(block: Block, namespace: dict) -> None:
             if words := shlex.split(line, comments=True):
                 check_command(words)
     elif block.language not in NOT_CODE:
-        raise AssertionError(f"{block.language or 'no language'}: nobody checks such a block")
+        raise AssertionError(f"{block.language or 'no language'}: no check for such a block")
 
 
 def check_yaml(text: str, file: str) -> None:
-    """A part of experiments.yaml is read with the page's parts before it, a dataset's by what reads such."""
+    """Read a part of experiments.yaml (with the earlier parts of the page), a data set's YAML, or a profile."""
     content, path = yaml.safe_load(text), Path("experiments.yaml")
     if content.keys() <= {"external", "studies"}:
-        before = path.read_text(encoding="utf-8") if path.is_file() else "{datasets: [], studies: {}}"
-        whole = yaml.safe_load(before) | {"datasets": ["mmwhs_mr"]}
+        if path.is_file():
+            whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        else:
+            whole = {"datasets": ["mmwhs_mr"], "studies": {"placeholder": PLACEHOLDER_STUDY}}
         for key, part in content.items():
             whole[key] = whole.get(key, {}) | part
         for notebook in (ROOT / "notebooks").glob("*.ipynb"):
             Path(notebook.name).touch()
         path.write_text(yaml.safe_dump(whole), encoding="utf-8")
-        if whole["studies"]:
-            load_experiments("paper", path)
-        else:
-            read_externals(whole["external"], path)
+        load_experiments("paper", path)
     elif "classes" in content:
         Path(file).write_text(text, encoding="utf-8")
         load_spec(file)
+    elif "extends" in content:
+        Path(file).write_text(staged(text), encoding="utf-8")
+        get_profile(file)
     else:
-        raise AssertionError(f"nobody reads a file with {', '.join(content)}")
+        raise AssertionError(f"no check for a file with {', '.join(content)}")
 
 
 def check_command(words: list[str]) -> None:
-    """A command of one line, by its program's name."""
-    assert not {"|", "&&", ";", ">"} & {*words}, "one command a line, so that each can be checked"
+    """Check a command with the function of its program."""
+    assert not {"|", "&&", ";", ">"} & {*words}, "write one command per line, so that each can be checked"
     program = Path(words[0]).name
     if program not in PROGRAMS:
-        raise AssertionError(f"nobody checks '{program}'")
+        raise AssertionError(f"no check for '{program}'")
     PROGRAMS[program](words[1:])
 
 
 def check_bipvl(words: list[str]) -> None:
-    """Run at the profile smoke, or parsed where it cannot be."""
+    """Run with the profile smoke, or only parse what needs a network."""
     words = shlex.split(staged(shlex.join(words)))
     if words[0].startswith("-"):
         assert CliRunner().invoke(app, words).exit_code == 0
@@ -203,7 +210,7 @@ def check_bipvl(words: list[str]) -> None:
 
 
 def parse(words: list[str]) -> typer.core.TyperCommand:
-    """The command that the words name, once they have passed its own parser."""
+    """The command, after its parser has accepted the words."""
     group = typer.main.get_command(app)
     with group.make_context("bipvl", [*words]) as context:
         name, command, rest = group.resolve_command(context, words)
@@ -217,7 +224,7 @@ def check_make(words: list[str]) -> None:
 
 
 def check_accelerate(words: list[str]) -> None:
-    """Parsed: several processes, or GPUs, are not at hand."""
+    """Only parsed: there may be no GPUs."""
     from accelerate.commands.launch import launch_command_parser
 
     assert words[0] == "launch"
@@ -227,7 +234,7 @@ def check_accelerate(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    """Parsed: a registry is not at hand. Extras of this package must be its own."""
+    """Only parsed, because there may be no network. Extras of this package must exist."""
     assert words[0] == "install"
     for word in words[1:]:
         wanted = Requirement(word.replace(".", PROJECT["name"], 1) if word.startswith(".") else word)
@@ -236,7 +243,7 @@ def check_pip(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
-    """Parsed: MONAI's command takes the options of its function, and the names in the bundle's config."""
+    """Only parsed: MONAI's command accepts the options of its function and the names in the bundle's config."""
     import monai.bundle
 
     assert words[:2] == ["-m", "monai.bundle"]
@@ -247,7 +254,7 @@ def check_python(words: list[str]) -> None:
 
 
 def check_papermill(words: list[str]) -> None:
-    """Parsed, and the notebook's parameters by their names: executing it is another test's."""
+    """Parsed, and the names of the notebook's parameters checked; another test executes it."""
     from papermill import inspect_notebook
     from papermill.cli import papermill
 
@@ -257,12 +264,12 @@ def check_papermill(words: list[str]) -> None:
 
 
 def check_apt(words: list[str]) -> None:
-    """Not at hand everywhere: a name of a package must at least be one."""
+    """Not available everywhere: only the syntax of the package name is checked."""
     assert words[0] == "install" and all(re.fullmatch(r"[a-z0-9.+-]+", word) for word in words[1:])
 
 
 def check_conda(words: list[str]) -> None:
-    """Not at hand: the file and the name must be those of the repository."""
+    """Not available: the file and the name must be those of the repository."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["name"]
     assert words in (["env", "create", "--file", "environment.yml"], ["activate", environment]), words
 
@@ -289,14 +296,16 @@ PROGRAMS = {
 }
 
 
-def test_the_reference_is_made_of_the_docstrings_without_a_warning(tmp_path):
-    """As `make docs` makes it, of the modules that `bipvl` lends its names from."""
+def test_the_api_reference_builds_without_warnings(tmp_path):
+    """Like `make docs`, for the modules that `bipvl` re-exports."""
     pytest.importorskip("pdoc")
     modules = sorted({*bipvl._HOMES.values()})
-    program = [sys.executable, "-W", "error::UserWarning", ROOT / "docs" / "reference.py"]
+    program = [sys.executable, "-W", "error::UserWarning", ROOT / "tools" / "build_api.py"]
     done = subprocess.run([*program, tmp_path, *modules], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
     for module in modules:
         page = (tmp_path / f"{module.replace('.', '/')}.html").read_text(encoding="utf-8")
         assert not re.search(r":(class|meth|func):|``", page), "markup of the docstrings shows in the page"
-    assert "InfoNCE of B × N × N similarities" in (tmp_path / "bipvl" / "losses.html").read_text("utf-8")
+    assert "InfoNCE of B × N × N similarities" in (tmp_path / "bipvl" / "model" / "losses.html").read_text(
+        "utf-8"
+    )
