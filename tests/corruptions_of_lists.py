@@ -10,17 +10,13 @@ from data_files import image_of, label_of, save
 # --- duplicates, patients, splits ---
 
 
-@corruption(
-    "mmwhs_ct", ("ct_train_1003_image.nii.gz", "holds the same voxels as ct_train_1001_image.nii.gz;")
-)
+@corruption("mmwhs_ct", ("1003_image.nii.gz", "holds the same voxels as ct_train_1001_image.nii.gz;"))
 def duplicate_case(place):
     for one, other in zip(place.case(1), place.case(3), strict=True):
         shutil.copy(one, other)
 
 
-@corruption(
-    "mmwhs_ct", ("ct_train_1003_image.nii.gz", "holds the same voxels as ct_train_1001_image.nii.gz;")
-)
+@corruption("mmwhs_ct", ("1003_image.nii.gz", "holds the same voxels as ct_train_1001_image.nii.gz;"))
 def duplicate_case_of_another_type_and_position(place):
     for i in (1, 3):
         image = image_of(place.spec).round().astype(np.int16 if i == 1 else np.float64)
@@ -64,13 +60,10 @@ WITH_SPLIT = ("--split", "{root}/split.json")
 
 @corruption("mmwhs_ct", ("split.json", "has ct_train_1001 more than once"), options=WITH_SPLIT)
 def split_with_a_case_in_two_parts(place):
-    written_split(place, train=CT, val=CT[1:2], test=CT[:1])
     written_split(place, train=CT[:2], val=CT[2:], test=CT[:1])
 
 
-@corruption(
-    "mmwhs_ct", ("split.json", "names ct_train_1009, which the data set does not have"), options=WITH_SPLIT
-)
+@corruption("mmwhs_ct", ("split.json", "names ct_train_1009, which the data set does"), options=WITH_SPLIT)
 def split_with_an_unknown_case(place):
     written_split(place, train=CT[:1], val=CT[1:], test=["ct_train_1009"])
 
@@ -126,6 +119,11 @@ def dataset_json_truncated(place):
 @corruption("amos22", ("dataset.json", "not readable as JSON"))
 def dataset_json_nested_deeply(place):
     (place.folder / "dataset.json").write_text("[" * 100_000)
+
+
+@corruption("amos22", ("dataset.json", "not readable as JSON"))
+def dataset_json_in_binary(place):
+    (place.folder / "dataset.json").write_bytes(bytes(range(256)))
 
 
 @corruption("amos22", ("dataset.json", "holds a list instead of a JSON object"))

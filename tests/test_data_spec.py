@@ -76,9 +76,6 @@ NESTED = {"overlapping": True, "code_names": {1: ["a"], 2: ["b"], 3: ["c"]}}
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"spacings": [1, 1, 1]}, "there is no key 'spacings'; use one of: spacing"),
-        ({"spacing": None}, "'spacing' is missing; set it to three"),
-        ({"spacing": [1, 1]}, "'spacing' is [1, 1]; it must be three positive numbers"),
         ({"spacing": [1, 1, -1]}, "'spacing' is [1, 1, -1]; it must be three positive"),
         ({"modality": "PET"}, "'modality' is 'PET'; it must be CT or MR"),
         ({"layout": "dicom"}, "'layout' is 'dicom'; it must be one of dataset_json, nnunet,"),
@@ -89,7 +86,6 @@ NESTED = {"overlapping": True, "code_names": {1: ["a"], 2: ["b"], 3: ["c"]}}
         ({"split": {"test": 1.5, "val": 0.1}}, "'split' is {'test': 1.5, 'val': 0.1}; it must be {test: "),
         ({"name": "a/b"}, "'name' is 'a/b'; it must be one word"),
         ({"case_numbers": [9, 1]}, "'case_numbers' is [9, 1]; it must be two whole numbers"),
-        ({"classes": [{"name": "femur", "codes": [0]}]}, "'classes.0.codes' is [0]; it must be a list"),
         (
             {"classes": [{"name": "femur", "code": [1]}]},
             "there is no key 'classes.0.code'; use one of: codes",
@@ -97,14 +93,6 @@ NESTED = {"overlapping": True, "code_names": {1: ["a"], 2: ["b"], 3: ["c"]}}
         ({"classes": ["femur"]}, "'classes.0' is 'femur'; it must be a mapping of keys to values"),
         ({"layout": 5}, "'layout' is 5; it must be one of dataset_json"),
         ({"prompts": " "}, "'prompts' is ' '; it must be the prompt CSV's path"),
-        (
-            {"classes": [{"name": "femur", "codes": [1]}, {"name": "femur", "codes": [2]}]},
-            "with distinct names and aliases",
-        ),
-        (
-            {"classes": [{"name": "femur", "codes": [1]}, {"name": "tibia", "codes": [1]}]},
-            "'classes' gives one code to two classes",
-        ),
         (
             {"code_names": {1: ["femur"]}},
             "'code_names' names the codes [1]; name exactly the codes [1, 2, 7]",
@@ -122,6 +110,7 @@ NESTED = {"overlapping": True, "code_names": {1: ["a"], 2: ["b"], 3: ["c"]}}
     ],
 )
 def test_a_wrong_yaml_is_reported_by_file_and_key(tmp_path, changes, message):
+    """Further mistakes are in test_corruptions.py."""
     path = write(tmp_path, **changes)
     with pytest.raises(BipvlError) as error:
         load_spec(path)

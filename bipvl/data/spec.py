@@ -1,6 +1,5 @@
 """The specification of a data set in one YAML file: files, codes, preparation and split."""
 
-import difflib
 import os
 import re
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, String
 from pydantic_core import PydanticCustomError
 
 from bipvl.common.errors import BipvlError
+from bipvl.common.lookup import nearest
 from bipvl.common.schema import Schema, read_yaml, validate
 
 _SPECS = Path(__file__).parent / "resources" / "specs"
@@ -235,10 +235,8 @@ def load_spec(name: str | Path) -> DatasetSpec:
     elif Path(name).suffix in (".yaml", ".yml"):
         path = Path(name)
     else:
-        near = difflib.get_close_matches(str(name), names, cutoff=0.4) or names
-        raise BipvlError(
-            f"there is no data set '{name}'", f"choose one of {', '.join(near)}, or a .yaml file"
-        )
+        near = ", ".join(nearest(str(name), names))
+        raise BipvlError(f"there is no data set '{name}'", f"choose one of {near}, or a .yaml file")
     return parse_spec(read_yaml(path), path)
 
 
