@@ -162,7 +162,7 @@ def check(block: Block, namespace: dict) -> None:
 
 
 def check_yaml(text: str, file: str) -> None:
-    """Read a part of experiments.yaml (with the earlier parts of the page), a data set's YAML, or a profile."""
+    """Read a part of experiments.yaml (after the earlier parts of the page), a data set or a profile."""
     content, path = yaml.safe_load(text), Path("experiments.yaml")
     if content.keys() <= {"external", "studies"}:
         if path.is_file():
@@ -243,7 +243,7 @@ def check_pip(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
-    """Only parsed: MONAI's command accepts the options of its function and the names in the bundle's config."""
+    """Only parsed: MONAI accepts the options of its function and the names in the bundle's config."""
     import monai.bundle
 
     assert words[:2] == ["-m", "monai.bundle"]
@@ -306,6 +306,6 @@ def test_the_api_reference_builds_without_warnings(tmp_path):
     for module in modules:
         page = (tmp_path / f"{module.replace('.', '/')}.html").read_text(encoding="utf-8")
         assert not re.search(r":(class|meth|func):|``", page), "markup of the docstrings shows in the page"
-    assert "InfoNCE of B × N × N similarities" in (tmp_path / "bipvl" / "model" / "losses.html").read_text(
+    assert "InfoNCE of similarities B × N × N" in (tmp_path / "bipvl" / "model" / "losses.html").read_text(
         "utf-8"
     )
