@@ -77,7 +77,7 @@ def test_a_spec_can_be_read_from_its_yaml(name, tmp_path):
 
 @pytest.mark.parametrize(
     "split",
-    [{"train": ["dora_1"], "val": ["dora_2"], "test": ["dora_3"]}, {"file": Path("/data/dora/split.csv")}],
+    [{"train": ("dora_1",), "val": ("dora_2",), "test": ("dora_3",)}, {"file": Path("/data/dora/split.csv")}],
 )
 def test_a_split_by_case_ids_is_left_out(split, tmp_path):
     text = spec_yaml(load_spec("amos22").model_copy(update={"split": split}), prompts="prompts.csv")

@@ -51,21 +51,15 @@ def series_slices(folder: Path) -> list[DicomSlice]:
     with _quiet():  # GDCM warns about every file that is not DICOM
         series = reader.GetGDCMSeriesIDs(str(folder))
     if not series:
-        raise BipvlError(
-            "no scan in this folder, neither NIfTI files nor a DICOM series",
-            "give the folder that holds the scans; subfolders are not searched",
-            folder,
-        )
+        fix = "give the folder that holds the scans; subfolders are not searched"
+        raise BipvlError("no scan in this folder, neither NIfTI files nor a DICOM series", fix, folder)
     if len(series) > 1:
         raise BipvlError(f"holds {len(series)} DICOM series", "put each series into its own folder", folder)
     files = [*map(Path, reader.GetGDCMSeriesFileNames(str(folder), series[0]))]
     names = {file.name for file in files}
     if others := [file.name for file in visible_files(folder) if file.name not in names]:
-        raise BipvlError(
-            f"some files cannot be read as slices of the DICOM series ({_listed(others)})",
-            "export them again, or move them elsewhere",
-            folder,
-        )
+        problem = f"some files cannot be read as slices of the DICOM series ({_listed(others)})"
+        raise BipvlError(problem, "export them again, or move them elsewhere", folder)
     slices = [_header(file) for file in files]
     if issue := _format_issue(slices) or _position_issue(slices):
         raise issue.at(folder)
@@ -110,9 +104,7 @@ def _header(file: Path) -> DicomSlice:
     except RuntimeError as error:
         raise _unreadable(file) from error
     if not all(reader.HasMetaDataKey(tag) for tag in POSITION_TAGS):
-        raise BipvlError(
-            "the slice has no position or orientation", "export the series with its positions", file
-        )
+        raise BipvlError("the slice has no position or orientation", "export it with both", file)
     dimension = reader.GetDimension()
     return DicomSlice(
         file=file,
@@ -142,27 +134,19 @@ def _format_issue(slices: Sequence[DicomSlice]) -> BipvlError | None:
     """Why the slices are not one stack of images of the same kind, if they are not."""
     first = slices[0]
     if len(slices) == 1 and first.size[2] > 1:
-        return BipvlError(
-            "holds one file of several frames (enhanced DICOM)",
-            "convert it to NIfTI, for example by dcm2niix",
-        )
+        fix = "convert it to NIfTI, for example by dcm2niix"
+        return BipvlError("holds one file of several frames (enhanced DICOM)", fix)
     if len(slices) == 1:
         return BipvlError("holds a single slice", "give a folder with all slices of the series")
     for s in slices:
-        differ = f"({first.file.name} and {s.file.name} differ)"
+        differ, fix = f"({first.file.name} and {s.file.name} differ)", "put each kind into its own folder"
         if s.values != 1:
-            return BipvlError(
-                f"{s.file.name} is a colour image, with {s.values} values per voxel", "give a scan"
-            )
+            problem = f"{s.file.name} is a colour image, with {s.values} values per voxel"
+            return BipvlError(problem, "give a scan with one value per voxel")
         if s.size != first.size or not np.allclose(s.spacing, first.spacing, rtol=1e-3):
-            return BipvlError(
-                f"holds slices of several sizes {differ}", "put the slices of each size into their own folder"
-            )
+            return BipvlError(f"holds slices of several sizes {differ}", fix)
         if not np.allclose(s.axes, first.axes, atol=1e-3):
-            return BipvlError(
-                f"holds slices of several orientations {differ}",
-                "put the slices of each orientation into their own folder",
-            )
+            return BipvlError(f"holds slices of several orientations {differ}", fix)
     return None
 
 
@@ -174,25 +158,19 @@ def _position_issue(slices: Sequence[DicomSlice]) -> BipvlError | None:
     steps = np.diff(heights)
     usual = np.median(steps)
     if steps.min() < TOLERANCE * usual or usual <= 0:
-        return BipvlError(
-            f"holds two slices at one position ({_pair(slices, steps.argmin())})",
-            "keep one time point, or one of the copies",
-        )
+        problem = f"holds two slices at one position ({_pair(slices, steps.argmin())})"
+        return BipvlError(problem, "keep one time point, or one of the copies")
     mean = steps.mean()
     if np.abs(heights - mean * np.arange(len(slices))).max() > TOLERANCE * mean:
         at = np.abs(steps - usual).argmax()
-        return BipvlError(
-            f"slices are missing or unevenly spaced ({_pair(slices, at)} are {steps[at]:.4g} mm apart, "
-            f"others {usual:.4g} mm)",
-            "add the missing slices, or resample the scan evenly and give it as NIfTI",
-        )
+        gap = f"{_pair(slices, at)} are {steps[at]:.4g} mm apart, others {usual:.4g} mm"
+        fix = "add the missing slices, or resample the scan evenly and give it as NIfTI"
+        return BipvlError(f"slices are missing or unevenly spaced ({gap})", fix)
     aside = np.linalg.norm(origins - np.outer(heights, normal), axis=1).max()
     if aside > TOLERANCE * min(slices[0].spacing):
         tilt = math.degrees(math.atan2(aside, heights[-1]))
-        return BipvlError(
-            f"was taken with a tilted gantry ({tilt:.2g} degrees)",
-            "resample it without the tilt and give it as NIfTI",
-        )
+        fix = "resample it without the tilt and give it as NIfTI"
+        return BipvlError(f"was taken with a tilted gantry ({tilt:.2g} degrees)", fix)
     return None
 
 

@@ -21,16 +21,11 @@ SCHEME = "99BIPVL"
 def check_seg(scans: Sequence[ScanFiles], spec: DatasetSpec) -> None:
     """Raise a BipvlError if the labels of these scans cannot be written as SEG."""
     if files := [file for scan in scans for file in files_of(scan) if not file.is_dir()]:
-        raise BipvlError(
-            "not a DICOM series, which a DICOM segmentation must refer to",
-            "give the folder of a series, or leave out --dicom-seg",
-            files[0],
-        )
+        fix = "give the folder of a series, or leave out --dicom-seg"
+        raise BipvlError("not a DICOM series, which a DICOM segmentation must refer to", fix, files[0])
     if spec.overlapping:
-        raise BipvlError(
-            f"the classes of {spec.title} overlap, which a DICOM segmentation does not support here",
-            "leave out --dicom-seg",
-        )
+        problem = f"the classes of {spec.title} overlap, which --dicom-seg does not support"
+        raise BipvlError(problem, "leave it out")
 
 
 def write_seg(result: Segmentation, folder: Path, path: Path) -> None:
@@ -60,11 +55,8 @@ def write_seg(result: Segmentation, folder: Path, path: Path) -> None:
             device_serial_number=f"{facts['profile']}, {facts['cohort']}, seed {facts['seed']}"[:64],
         )
     except AttributeError as error:
-        raise BipvlError(
-            f"the slices lack an attribute that a DICOM segmentation copies ({error})",
-            "export the series again, or leave out --dicom-seg",
-            folder,
-        ) from error
+        problem = f"the slices lack an attribute that a DICOM segmentation copies ({error})"
+        raise BipvlError(problem, "export the series again, or leave out --dicom-seg", folder) from error
     with atomic_path(path) as temporary:
         seg.save_as(temporary)
 

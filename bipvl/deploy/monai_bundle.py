@@ -3,7 +3,7 @@
 https://docs.monai.io/en/stable/mb_specification.html
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,12 @@ def metadata(run: Run) -> dict[str, Any]:
     """``configs/metadata.json``: a description of the bundle and of its network's input and output."""
     spec, cohort = run.spec, run.config["cohort"]
     background = [] if spec.overlapping else ["background"]
-    channels = [*background, *(c.name for c in spec.classes)]
-    tensor = {"type": "image", "spatial_shape": list(run.config["crop"]), "dtype": "float32"}
+
+    def tensor(channels: Sequence[str], **kind: Any) -> dict[str, Any]:
+        shape = {"type": "image", "spatial_shape": list(run.config["crop"]), "dtype": "float32"}
+        named = {"num_channels": len(channels), "channel_def": dict(enumerate(channels))}
+        return shape | named | {"is_patch_data": True} | kind
+
     return {
         "schema": SCHEMA,
         "version": version("bipvl"),
@@ -144,25 +148,17 @@ def metadata(run: Run) -> dict[str, Any]:
         "references": [link("Paper"), link("Repository")],
         "network_data_format": {
             "inputs": {
-                "image": tensor
-                | {
-                    "format": "hounsfield" if spec.modality == "CT" else "magnitude",
-                    "modality": spec.modality,
-                    "num_channels": len(spec.channels),
-                    "value_range": [0, 1] if "window" in spec.intensity else [],
-                    "is_patch_data": True,
-                    "channel_def": dict(enumerate(spec.channels)),
-                }
+                "image": tensor(
+                    spec.channels,
+                    format="hounsfield" if spec.modality == "CT" else "magnitude",
+                    modality=spec.modality,
+                    value_range=[0, 1] if "window" in spec.intensity else [],
+                )
             },
             "outputs": {
-                "pred": tensor
-                | {
-                    "format": "segmentation",
-                    "num_channels": len(channels),
-                    "value_range": [],
-                    "is_patch_data": True,
-                    "channel_def": dict(enumerate(channels)),
-                }
+                "pred": tensor(
+                    [*background, *(c.name for c in spec.classes)], format="segmentation", value_range=[]
+                )
             },
         },
     }

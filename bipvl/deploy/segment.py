@@ -7,15 +7,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import torch
 from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 from tqdm.auto import tqdm
 
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_csv
-from bipvl.data.scans import grid_issue, image_issue, open_scan
+from bipvl.data.scans import grid_issue, image_issue, kind_issue, open_scan, read_scan
 from bipvl.data.spec import DatasetSpec
-from bipvl.deploy.dicom import read_series, series_slices
+from bipvl.data.transforms import Pipeline
+from bipvl.deploy.dicom import read_series, series_affine, series_slices
 from bipvl.deploy.dicom_seg import check_seg, write_seg
 from bipvl.deploy.inputs import ScanFiles, files_of, is_alone, name_of, scans_at, stem, targets_of
 from bipvl.deploy.open_model import ModelSource, PromptSource, describe_prompts, open_model, run_of
@@ -180,7 +182,7 @@ def _shape_and_affine(scan: ScanSource) -> tuple[tuple[int, ...], np.ndarray]:
         return _common_grid(scan)
     if isinstance(scan, Path) and scan.is_dir():
         slices = series_slices(scan)
-        return (1, *slices[0].size[:2], len(slices)), np.eye(4)
+        return (1, *slices[0].size[:2], len(slices)), series_affine(slices)
     image = scan if isinstance(scan, SpatialImage) else open_scan(scan)
     shape = image.shape
     return (*shape[3:], *shape[:3]) if len(shape) > 3 else (1, *shape), image.affine
@@ -198,14 +200,28 @@ def _common_grid(files: tuple[Path, ...]) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def _read(scan: ScanSource, segmenter: Segmenter) -> tuple[nib.Nifti1Image, MetaTensor]:
-    """A scan's grid, as an image without memory for its voxels, and the prepared scan."""
+    """A scan's grid, as an image without memory for its voxels, and the prepared scan M × h × w × d."""
     if isinstance(scan, SpatialImage) or files_of(scan)[0].is_dir():
         image = scan if isinstance(scan, SpatialImage) else read_series(scan)
-        prepared = segmenter.read(image, _describe(scan))
+        after_loading = Pipeline(segmenter.prepare.transforms[1:])
+        prepared = after_loading({"image": _load_from_memory(image, _describe(scan))})["image"]
     else:
         image = nib.load(files_of(scan)[0])
-        prepared = segmenter.read(files_of(scan))
+        for path in files_of(scan):  # read to the end: only the gzip checksum reveals some damage
+            if issue := kind_issue(read_scan(path)):
+                raise issue.at(path)
+        prepared = segmenter.prepare({"image": files_of(scan)})["image"]
     return on_grid_of(np.broadcast_to(np.int16(0), image.shape[:3]), image), prepared
+
+
+def _load_from_memory(image: SpatialImage, name: str) -> MetaTensor:
+    """An image in memory as ``LoadCased`` returns a file: M × H × W × D, float32, on its own grid."""
+    voxels = np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))  # a copy that we may change
+    voxels = voxels[None] if voxels.ndim == 3 else np.moveaxis(voxels, -1, 0)
+    if not np.isfinite(voxels).all():
+        raise BipvlError("holds voxels that are not finite", "replace them by the background", name)
+    meta = {"filename_or_obj": name, "original_affine": image.affine, "spatial_shape": voxels.shape[1:]}
+    return MetaTensor(torch.from_numpy(voxels), affine=torch.as_tensor(image.affine), meta=meta)
 
 
 def _volumes(

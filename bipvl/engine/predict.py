@@ -3,31 +3,23 @@
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil, prod
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
-from nibabel.spatialimages import SpatialImage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.prompt_edits import Texts
-from bipvl.data.scans import image_issue, kind_issue, read_scan
 from bipvl.data.spec import DatasetSpec
-from bipvl.data.transforms import Pipeline, paths_of, prepare_transform
+from bipvl.data.transforms import prepare_transform
 from bipvl.engine.build import load_network
 from bipvl.engine.run import Run
 from bipvl.engine.variants import Variant, prompt_texts
 
 Predictor = Callable[[Tensor], Tensor]
 """Crop B × M × H × W × D → logits B × C × H × W × D."""
-
-Files = str | Path | Sequence[str | Path]
-"""A scan's NIfTI file, or one file per channel."""
 
 
 def make_predictor(network: nn.Module, variant: Variant, prompts: Sequence[Sequence[str]]) -> Predictor:
@@ -126,24 +118,6 @@ class Segmenter:
         other.predictor = make_predictor(self.network, self.run.variant, texts)
         return other
 
-    def read(self, image: Files | SpatialImage, name: str = "the image") -> MetaTensor:
-        """Read and prepare a scan: M × h × w × d on the working grid.
-
-        Args:
-            image: NIfTI files, or an image in memory, H × W × D or H × W × D × M.
-            name: of an image in memory, for error messages.
-
-        Raises:
-            BipvlError: an unreadable file, or an image that does not fit the data set.
-        """
-        if isinstance(image, SpatialImage):
-            after_loading = Pipeline(self.prepare.transforms[1:])
-            return after_loading({"image": _in_memory(self.spec, image, name)})["image"]
-        for path in paths_of(image):  # read to the end: only the gzip checksum reveals some damage
-            if issue := kind_issue(read_scan(Path(path))):
-                raise issue.at(path)
-        return self.prepare({"image": image})["image"]
-
     def predict(self, prepared: Tensor, *, progress: bool = False) -> Tensor:
         """A prepared image M × h × w × d → logits C × h × w × d on its grid."""
         return predict_volume(
@@ -155,23 +129,3 @@ class Segmenter:
             device=self.device,
             progress=progress,
         )
-
-
-def _in_memory(spec: DatasetSpec, image: SpatialImage, name: str) -> MetaTensor:
-    """An image in memory as ``LoadCased`` returns a file: M × H × W × D, float32, on its own grid.
-
-    Raises:
-        BipvlError: channels or axes that do not fit the data set, or a voxel that is not finite.
-    """
-    voxels = np.array(image.get_fdata(dtype=np.float32, caching="unchanged"))  # a copy that we may change
-    voxels = voxels[None] if voxels.ndim <= 3 else np.moveaxis(voxels, -1, 0)
-    if issue := image_issue(spec, voxels.shape, image.affine):
-        raise issue.at(name)
-    if not np.isfinite(voxels).all():
-        raise BipvlError("holds voxels that are not finite", "replace them by the background", name)
-    meta = {
-        "filename_or_obj": name,
-        "original_affine": image.affine,
-        "spatial_shape": voxels.shape[1:],
-    }
-    return MetaTensor(torch.from_numpy(voxels), affine=torch.as_tensor(image.affine), meta=meta)

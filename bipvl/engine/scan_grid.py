@@ -67,21 +67,10 @@ def to_probabilities_(logits: Tensor, *, overlapping: bool) -> Tensor:
 def labels_on_grid(
     probabilities: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequence[int], *, overlapping: bool
 ) -> Tensor:
-    """Probabilities C × h × w × d → labels on another grid: 1 × H × W × D, or binary C × H × W × D, uint8.
-
-    Works slab by slab: the full target grid only ever holds labels.
-    """
-    labels = torch.zeros(len(probabilities) if overlapping else 1, *shape, dtype=torch.uint8)
-    for rows in _slabs(shape, channels=len(probabilities)):
-        part = labels[:, rows]
-        p = resampled(probabilities, affine, _shifted(target_affine, rows.start), part.shape[1:])
-        if overlapping:
-            part[:] = p > 0.5
-            continue
-        best = p[0]
-        for c, channel in enumerate(p[1:], start=1):
-            part[0][channel > best] = c
-            best = torch.maximum(best, channel)
+    """Probabilities C × h × w × d → labels on another grid: 1 × H × W × D, or binary C × H × W × D, uint8."""
+    labels = torch.empty(len(probabilities) if overlapping else 1, *shape, dtype=torch.uint8)
+    for rows, p in _resampled_slabs(probabilities, affine, target_affine, shape):
+        labels[:, rows] = p > 0.5 if overlapping else p.argmax(0, keepdim=True)
     return labels
 
 
@@ -89,11 +78,20 @@ def channel_on_grid(
     probability: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequence[int]
 ) -> Tensor:
     """One channel's probabilities h × w × d on another grid, H × W × D; 0 outside the working grid."""
-    out = torch.zeros(*shape)
-    for rows in _slabs(shape):
-        part = out[rows]
-        part[:] = resampled(probability[None], affine, _shifted(target_affine, rows.start), part.shape)[0]
+    out = torch.empty(*shape)
+    for rows, p in _resampled_slabs(probability[None], affine, target_affine, shape):
+        out[rows] = p[0]
     return out
+
+
+def _resampled_slabs(
+    volume: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequence[int]
+) -> Iterator[tuple[slice, Tensor]]:
+    """A volume C × h × w × d on another grid, in slabs of its first axis: their rows and values."""
+    for rows in _slabs(shape, channels=len(volume)):
+        shift = torch.eye(4, dtype=target_affine.dtype)
+        shift[0, 3] = rows.start
+        yield rows, resampled(volume, affine, target_affine @ shift, (rows.stop - rows.start, *shape[1:]))
 
 
 def resampled(volume: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequence[int]) -> Tensor:
@@ -117,13 +115,6 @@ def _slabs(shape: Sequence[int], channels: int = 1) -> Iterator[slice]:
     """Consecutive slices of the first axis, at most SLAB values each over all channels (at least one row)."""
     rows = max(SLAB // (channels * prod(shape[1:])), 1)
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
-
-
-def _shifted(affine: Tensor, rows: int) -> Tensor:
-    """The affine of a volume without its first rows."""
-    shift = torch.eye(4, dtype=affine.dtype)
-    shift[0, 3] = rows
-    return affine @ shift
 
 
 # The header fields that place a NIfTI image: both transforms, their codes, and the units.
