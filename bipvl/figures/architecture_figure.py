@@ -26,7 +26,7 @@ COLOURS = {
     "loss": "#d55e00",
     "input": "#767676",
 }
-NO_DATA = "The structure alone: no cohort, no seed."
+NO_DATA = "Structure only: no cohort, no seed."
 LANES = ("Text encoder", "Fusion", "Vision encoder", "Skips", "Decoder", "Objective")
 LINE = {"color": "#333333", "lw": 0.8, "solid_capstyle": "butt", "zorder": 1}
 ARROW = {"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "shrinkA": 0, "shrinkB": 0, "lw": 0.8}

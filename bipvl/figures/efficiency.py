@@ -40,7 +40,7 @@ def draw_efficiency(table: pd.DataFrame) -> Figure:
         figure,
         f"{provenance(table)} Each point is a variant: mean Dice over test cases on the scan's own grid, "
         "with 95 % bootstrap interval (BCa). Operations are counted (one multiply-add is two). Seconds "
-        "cover the whole evaluation, from file to scores, perhaps with other jobs on the computer. Memory "
+        "cover the whole evaluation, from file to scores, possibly while other jobs were running. Memory "
         f"is that of the whole process. Measured on: {_machines(table)}.",
     )
     figure.draw_without_rendering()  # the labels need the final layout

@@ -49,9 +49,9 @@ def _crowded_first(points: np.ndarray) -> list[int]:
 
 def _offsets(size: np.ndarray) -> np.ndarray:
     """Candidate boxes of a size around the origin: C × (lower left, upper right) × (x, y), nearest first."""
-    ways = np.column_stack([np.cos(ANGLES), np.sin(ANGLES)]).round(6)
-    gaps = (np.array(DISTANCES)[:, None, None] * ways).reshape(-1, 2)
-    centres = gaps + np.tile(np.sign(ways), (len(DISTANCES), 1)) * size / 2
+    directions = np.column_stack([np.cos(ANGLES), np.sin(ANGLES)]).round(6)
+    gaps = (np.array(DISTANCES)[:, None, None] * directions).reshape(-1, 2)
+    centres = gaps + np.tile(np.sign(directions), (len(DISTANCES), 1)) * size / 2
     return np.stack([centres - size / 2, centres + size / 2], 1)
 
 
