@@ -1,4 +1,4 @@
-"""Other tools' predictions: scored as a run's are, labels matched by name, faults named before any score."""
+"""Predictions of other tools: scored like a run's, labels matched by name, checked before any score."""
 
 import hashlib
 import json
@@ -16,9 +16,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bipvl.analysis import masks as scoring
-from bipvl.analysis.external import External, evaluate_external, get_external, read_externals
+from bipvl.analysis import external as scoring
+from bipvl.analysis.external import evaluate_external
 from bipvl.analysis.statistics import main_table, read_runs
+from bipvl.analysis.studies import Experiments, External, load_experiments
 from bipvl.analysis.tables import main_table_markdown
 from bipvl.common.errors import BipvlError
 from bipvl.data.label_names import native_codes
@@ -38,7 +39,7 @@ NAMES = {
 
 
 class Cohort:
-    """A dataset of tiny scans, prepared at profile smoke."""
+    """A data set of tiny scans, prepared at profile smoke."""
 
     def __init__(self, root: Path, dataset: str) -> None:
         self.spec, self.root, self.data = load_spec(dataset), root, root / "data"
@@ -49,21 +50,21 @@ class Cohort:
         assert len(self.test) == 2
 
     def write(self, folder: Path, change=lambda codes: codes, recode=None) -> Path:
-        """Label maps of the test cases: the truth, changed, in other codes (a mapping from the truth's)."""
+        """Write the changed truth of the test cases; ``recode`` maps its codes to others."""
         folder.mkdir(parents=True, exist_ok=True)
         for case in self.test:
             truth = nib.load(case.label)
             codes = change(np.asarray(truth.dataobj))
-            theirs = np.vectorize((recode or {}).get)(codes, codes) if recode else codes
-            nib.save(nib.Nifti1Image(theirs.astype(np.int16), truth.affine), folder / f"{case.id}.nii.gz")
+            recoded = np.vectorize(recode.get)(codes, codes) if recode else codes
+            nib.save(nib.Nifti1Image(recoded.astype(np.int16), truth.affine), folder / f"{case.id}.nii.gz")
         return folder
 
     def external(self, folder: Path, **fields) -> External:
-        said = {"name": "nnunet", "title": "nnU-Net", "dataset": self.spec.name}
-        return External(**said | {"folder": folder} | fields)
+        entry = {"name": "nnunet", "title": "nnU-Net", "dataset": self.spec.name, "folder": folder}
+        return External(**entry | fields)
 
     def evaluate(self, folder: Path, runs: Path, **fields):
-        """Table and run folder of an external that is evaluated below ``runs``."""
+        """Evaluate an external; returns its table and its run folder below ``runs``."""
         (runs / "smoke" / self.spec.name).mkdir(parents=True, exist_ok=True)
         for name in ("split.json", "data.json"):
             shutil.copy(self.split.with_name(name), runs / "smoke" / self.spec.name)
@@ -83,7 +84,7 @@ def brain(tmp_path_factory):
 
 
 def shifted(codes):
-    """Wrong by two voxels, one class (the highest code) missing."""
+    """Shifted by two voxels, without the class of the highest code."""
     moved = np.roll(codes, 2, axis=0)
     return np.where(moved == codes.max(), 0, moved)
 
@@ -110,7 +111,7 @@ def test_perfect_label_maps_are_scored_as_perfect_on_both_grids(dataset, request
     assert {path.name for path in run.iterdir()} == {"metrics.csv", "config.json", "manifest.json"}
 
 
-def test_the_run_says_where_its_scores_are_from(heart, tmp_path):
+def test_config_names_the_folder_the_labels_and_the_checksum(heart, tmp_path):
     folder = heart.write(tmp_path / "masks")
     _, run = heart.evaluate(folder, tmp_path / "runs", labels=NAMES[HEART])
     config = json.loads((run / "config.json").read_text())
@@ -132,33 +133,33 @@ def test_the_run_says_where_its_scores_are_from(heart, tmp_path):
     }
 
 
-def test_tables_call_it_by_its_title(heart, tmp_path):
+def test_tables_show_the_title(heart, tmp_path):
     _, run = heart.evaluate(heart.write(tmp_path / "masks"), tmp_path / "runs", labels=NAMES[HEART])
     markdown = main_table_markdown(main_table(read_runs({HEART: [run]})))
     assert "| nnU-Net | 1.000 (1.000–1.000) | 0.0 (0.0–0.0) |" in markdown
     assert "Synthetic cohort, profile smoke, seed 0." in markdown
 
 
-@pytest.mark.parametrize(("dataset", "say"), [(HEART, nnunet_json), (BRAIN, msd_json)])
-def test_other_codes_under_the_right_names_score_the_same(dataset, say, request, tmp_path):
+@pytest.mark.parametrize(("dataset", "write_json"), [(HEART, nnunet_json), (BRAIN, msd_json)])
+def test_other_codes_with_the_right_names_have_the_same_scores(dataset, write_json, request, tmp_path):
     cohort, names = request.getfixturevalue("heart" if dataset == HEART else "brain"), NAMES[dataset]
     plain = cohort.write(tmp_path / "plain", shifted)
     _, expected = cohort.evaluate(plain, tmp_path / "one", labels=names)
-    theirs = dict(zip(names, [*range(2, len(names) + 1), 1], strict=True))  # from 1, none in its place
+    theirs = dict(zip(names, [*range(2, len(names) + 1), 1], strict=True))  # all differ from the data set's
     recode = {code: theirs[name] for name, code in names.items()} | {0: 0}
     folder = cohort.write(tmp_path / "theirs", shifted, recode)
-    say(folder, {name.replace(" ", "_").upper(): code for name, code in theirs.items()})
+    write_json(folder, {name.replace(" ", "_").upper(): code for name, code in theirs.items()})
     _, found = cohort.evaluate(folder, tmp_path / "two")
     assert (found / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
     assert "miss" in (found / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("dataset", [HEART, BRAIN])
-def test_a_label_map_scores_as_the_prediction_that_it_was_written_from(dataset, request, tmp_path):
+def test_label_map_has_the_scores_of_the_prediction_that_it_was_written_from(dataset, request, tmp_path):
     cohort = request.getfixturevalue("heart" if dataset == HEART else "brain")
 
     def by_brightness(image):
-        """Bands of it for classes that exclude each other; thresholds, so nested, for the tumour's parts."""
+        """Intervals of brightness for exclusive classes; thresholds for nested ones."""
         if dataset == BRAIN:
             return image.as_tensor()[0] - torch.tensor([1.0, 0.5, 1.5]).view(3, 1, 1, 1)
         return -((image.as_tensor() - torch.linspace(0, 1, cohort.spec.out_channels).view(-1, 1, 1, 1)) ** 2)
@@ -185,7 +186,7 @@ AMOS_NAMES = {code: (c.name, *c.aliases) for c in load_spec(AMOS).classes for co
 
 @settings(max_examples=25)
 @given(st.permutations(range(1, 16)), st.randoms(use_true_random=False))
-def test_names_alone_decide_whatever_their_codes_and_spelling(codes, random):
+def test_labels_are_matched_by_name_for_all_codes_and_spellings(codes, random):
     spellings = [str, str.upper, str.title, lambda name: name.replace(" ", "_")]
     names = [random.choice(spellings)(random.choice(known)) for known in AMOS_NAMES.values()]
     expected = {0: 0} | dict(zip(codes, AMOS_NAMES, strict=True))
@@ -194,7 +195,7 @@ def test_names_alone_decide_whatever_their_codes_and_spelling(codes, random):
     assert native_codes({str(c): n for n, c in zip(names, codes, strict=True)}, spec, "x") == expected
 
 
-def test_several_codes_may_stand_for_one_class():
+def test_several_codes_may_belong_to_one_class():
     labels = {str(code): name for name, code in NAMES[HEART].items()} | {"9": "left atrium"}
     assert native_codes(labels, load_spec(HEART), "x")[9] == 420
 
@@ -204,42 +205,45 @@ def test_labels_and_dataset_json_may_agree_but_not_differ(heart, tmp_path):
     nnunet_json(folder, NAMES[HEART])
     heart.evaluate(folder, tmp_path / "runs", labels=NAMES[HEART])
     exchanged = NAMES[HEART] | {"left ventricle": 600, "right ventricle": 500}
-    with pytest.raises(
-        BipvlError, match=r"dataset\.json and 'labels' of external 'nnunet' name the codes diff"
-    ):
+    message = rf"{folder}/dataset\.json: names the codes differently than 'labels' of external 'nnunet'; corr"
+    with pytest.raises(BipvlError, match=message):
         heart.evaluate(folder, tmp_path / "runs", labels=exchanged)
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (
             NAMES[HEART] | {"lung": 7},
-            "has the label 'lung', which MM-WHS (cardiac CT) has not; rename it to one",
+            "has the label 'lung', which MM-WHS (cardiac CT) does not have; rename it to one",
         ),
         (
             {k: v for k, v in NAMES[HEART].items() if k not in ("left atrium", "pulmonary artery")},
-            "has no code for left atrium, pulmonary artery; add what the tool writes for it.",
+            "has no code for left atrium, pulmonary artery; add the codes",
         ),
-        (NAMES[HEART] | {"left atrium": 500}, "gives the code 500 to two labels; give each its own."),
-        (NAMES[HEART] | {"left atrium": 0}, "gives 'left atrium' the code 0; give one from 1 to 32767."),
-        (NAMES[HEART] | {"left atrium": "4"}, "gives 'left atrium' the code '4'; give one from 1 to 32767."),
+        (NAMES[HEART] | {"left atrium": 500}, "gives the code 500 to two labels; give each its own"),
+        (NAMES[HEART] | {"left atrium": 0}, "gives 'left atrium' the code 0; give one from 1 to 32767"),
+        (NAMES[HEART] | {"left atrium": "4"}, "gives 'left atrium' the code '4'; give one from 1 to 32767"),
         (
             NAMES[HEART] | {"left atrium": True},
-            "gives 'left atrium' the code True; give one from 1 to 32767.",
+            "gives 'left atrium' the code True; give one from 1 to 32767",
         ),
         ({}, "has no code for left ventricle, right ventricle,"),
-        (["left ventricle"], 'maps no names to codes; write them like {"background": 0, "spleen": 1, …}.'),
+        (
+            ["left ventricle"],
+            'is not a mapping of names to codes; write it like {"background": 0, "spleen": 1',
+        ),
     ],
 )
-def test_labels_that_are_not_the_datasets_are_named(labels, said, heart, tmp_path):
+def test_labels_that_are_not_the_data_sets_are_errors(labels, message, heart, tmp_path):
     folder = heart.write(tmp_path / "masks")
     (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
-    with pytest.raises(BipvlError, match=re.escape(f"{folder}/dataset.json {said}")):
+    with pytest.raises(BipvlError, match=re.escape(f"{folder}/dataset.json: {message}")):
         heart.evaluate(folder, tmp_path / "runs")
     entry = {"title": "T", "dataset": HEART, "folder": "f", "labels": labels}
-    with pytest.raises(BipvlError, match=re.escape(f"x.yaml: 'labels' of external 'tool' {said}")):
-        read_externals({"tool": entry}, "x.yaml")
+    wanted = f"experiments.yaml: 'labels' of external 'tool': {message}"
+    with pytest.raises(BipvlError, match=re.escape(wanted)):
+        read_externals(tmp_path, {"tool": entry})
 
 
 def test_overlapping_classes_are_matched_by_the_names_of_their_codes():
@@ -252,10 +256,12 @@ def test_overlapping_classes_are_matched_by_the_names_of_their_codes():
         native_codes({"whole tumour": 1, "tumour core": 2, "enhancing tumour": 3}, spec, "x")
 
 
-def test_codes_without_names_are_never_guessed(heart, tmp_path):
+def test_codes_without_names_are_an_error(heart, tmp_path):
     folder = heart.write(tmp_path / "masks")
-    said = rf"{folder}/dataset\.json: file not found, .* or add 'labels' of external 'nnunet'"
-    with pytest.raises(BipvlError, match=said):
+    message = (
+        rf"{folder}/dataset\.json: file not found, .*; write it .*, or add 'labels' of external 'nnunet'"
+    )
+    with pytest.raises(BipvlError, match=message):
         heart.evaluate(folder, tmp_path / "runs")
 
 
@@ -270,18 +276,18 @@ def half(codes):
 
 
 def moved(by):
-    """An affine shifted by so many mm along x."""
+    """Shifts an affine by so many mm along x."""
     return lambda affine: affine + np.outer([by, 0, 0, 0], [0, 0, 0, 1])
 
 
-FAULTS = {
+ISSUES = {
     "missing": (
         lambda a, b: b.unlink(),
-        "{folder} lacks the label maps of 1 of the 2 test cases ({b}); add them",
+        "{folder}: 1 of 2 test cases have no label map ({b}); add them",
     ),
     "extra": (
         lambda a, b: shutil.copy(a, a.with_name("stranger.nii.gz")),
-        "{folder} holds stranger.nii.gz, of no test case in {split}; a folder may hold",
+        "{folder}: stranger.nii.gz belongs to no test case in {split}; move it",
     ),
     "shape": (
         lambda a, b: resave(b, lambda codes: codes[1:]),
@@ -298,7 +304,7 @@ FAULTS = {
     ),
     "fraction": (
         lambda a, b: resave(b, half),
-        "{folder}/{b}.nii.gz: holds labels that are not whole numbers, such as 850.5; export without interpol",
+        "{folder}/{b}.nii.gz: holds labels that are not whole numbers, such as 850.5; export without",
     ),
     "channels": (
         lambda a, b: resave(b, lambda codes: np.stack([codes, codes], -1)),
@@ -310,116 +316,115 @@ FAULTS = {
     ),
     "both": (
         lambda a, b: [resave(path, half) for path in (a, b)],
-        "export without interpolation (1 more of the label maps have faults).",
+        "export without interpolation (1 more of the label maps have issues)",
     ),
-    "folder": (lambda a, b: shutil.rmtree(a.parent), "{folder} is not a folder; put the label maps"),
+    "folder": (lambda a, b: shutil.rmtree(a.parent), "{folder}: folder not found; put the label maps"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_before_anything_is_scored_or_written(fault, heart, tmp_path, monkeypatch):
-    """The fault is in the last case, so that one who scored while checking would have begun."""
+@pytest.mark.parametrize("issue", ISSUES)
+def test_issue_is_reported_before_anything_is_scored_or_written(issue, heart, tmp_path, monkeypatch):
+    """The issue is in the last case, so that scoring before all checks would be noticed."""
     folder = heart.write(tmp_path / "masks")
     a, b = (case.id for case in heart.test)
-    spoil, said = FAULTS[fault]
+    spoil, message = ISSUES[issue]
     spoil(folder / f"{a}.nii.gz", folder / f"{b}.nii.gz")
     monkeypatch.setattr(scoring, "_score", lambda *_: pytest.fail("scored before all was checked"))
     split = tmp_path / "runs" / "smoke" / HEART / "split.json"
-    with pytest.raises(BipvlError, match=re.escape(said.format(folder=folder, a=a, b=b, split=split))):
+    with pytest.raises(BipvlError, match=re.escape(message.format(folder=folder, a=a, b=b, split=split))):
         heart.evaluate(folder, tmp_path / "runs", labels=NAMES[HEART])
     assert {path.name for path in split.parent.iterdir()} == {"split.json", "data.json"}
 
 
-def test_a_header_rounded_to_less_than_the_tolerance_is_no_other_grid(heart, tmp_path):
+def test_affine_within_the_tolerance_is_accepted(heart, tmp_path):
     folder = heart.write(tmp_path / "masks")
     resave(folder / f"{heart.test[0].id}.nii.gz", affine=moved(0.0005))
     table, _ = heart.evaluate(folder, tmp_path / "runs", labels=NAMES[HEART])
     assert (table.loc[table["metric"] == "dice", "value"] == 1).all()
 
 
-def test_uncompressed_and_other_files_are_welcome(heart, tmp_path):
+def test_uncompressed_and_unrelated_files_are_accepted(heart, tmp_path):
     folder = heart.write(tmp_path / "masks")
     a = folder / f"{heart.test[0].id}.nii.gz"
     nib.save(nib.load(a), folder / f"{heart.test[0].id}.nii")
-    with pytest.raises(BipvlError, match="are of one case; remove one of them"):
+    with pytest.raises(BipvlError, match="is of the same case; remove one of them"):
         heart.evaluate(folder, tmp_path / "runs", labels=NAMES[HEART])
     a.unlink()
     (folder / "plans.json").write_text("{}")
-    (folder / f"._{a.name}").write_text("a file of a Mac's")
+    (folder / f"._{a.name}").write_text("metadata of macOS")
     heart.evaluate(folder, tmp_path / "runs", labels=NAMES[HEART])
 
 
-def test_without_a_split_it_says_to_prepare(heart, tmp_path):
+def test_missing_split_is_an_error(heart, tmp_path):
     external = heart.external(heart.write(tmp_path / "masks"), labels=NAMES[HEART])
-    with pytest.raises(BipvlError, match=r"split\.json is missing; prepare the dataset first"):
+    with pytest.raises(BipvlError, match=r"split\.json: file not found; prepare the data set first"):
         evaluate_external(external, profile="smoke", data_root=heart.data, root=tmp_path / "runs")
 
 
 ENTRY = {"title": "nnU-Net", "dataset": AMOS, "folder": "predictions/nnunet_amos22"}
+STUDY = {"title": "t", "question": "q", "variants": ["bipvlseg"], "seeds": [0], "notebooks": ["n"]}
 
 
-def test_externals_are_read_as_they_are_written():
-    raw = yaml.safe_load(
-        """
-        nnunet: {title: nnU-Net, dataset: amos22, folder: predictions/nnunet_amos22}
-        nnunet-heart:
-          title: nnU-Net
-          dataset: mmwhs_ct
-          folder: /data/heart
-          labels: {LV: 1}
-        """.replace("{LV: 1}", json.dumps(NAMES[HEART]))
-    )
-    first, second = read_externals(raw, "x.yaml")
+def read_externals(folder: Path, external) -> Experiments:
+    """Read an experiments.yaml in ``folder`` with these entries under ``external:``."""
+    content = {"datasets": [HEART], "studies": {"main": STUDY}, "external": external}
+    (folder / "n.ipynb").touch()
+    (folder / "experiments.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return load_experiments("quick", folder / "experiments.yaml")
+
+
+def test_externals_are_read(tmp_path):
+    heart = {"title": "nnU-Net", "dataset": HEART, "folder": "/data/heart", "labels": NAMES[HEART]}
+    experiments = read_externals(tmp_path, {"nnunet": ENTRY, "nnunet-heart": heart})
+    first, second = experiments.external.values()
     assert first == External(
         name="nnunet", title="nnU-Net", dataset=AMOS, folder=Path("predictions/nnunet_amos22"), labels=None
     )
     assert second.labels == NAMES[HEART] and second.folder == Path("/data/heart")
-    assert read_externals(None, "x.yaml") == read_externals({}, "x.yaml") == ()
-    assert get_external([first, second], "nnunet", AMOS) is first
+    assert experiments.external_on(AMOS, "nnunet") is first
+    assert read_externals(tmp_path, None).external == read_externals(tmp_path, {}).external == {}
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
-        ({"t": ENTRY | {"titel": "x"}}, "there is no field of external 't' 'titel'; choose one of: title"),
+        ({"t": ENTRY | {"titel": "x"}}, "there is no key 'external.t.titel'; use one of: title"),
+        ({"t": ENTRY | {"name": "x"}}, "there is no key 'external.t.name'; use one of: "),
+        ({"t": {"title": "x", "dataset": AMOS}}, "'external.t.folder' is missing; set it to the path of a"),
+        ({"t": ENTRY | {"title": 3}}, "'external.t.title' is 3; it must be a text"),
+        ({"t": "amos22"}, "'external.t' is 'amos22'; it must be "),
+        (["t"], "'external' is ['t']; it must be "),
+        ({"a/b": ENTRY}, "an external is called 'a/b'; use only letters, digits, _ and -"),
+        ({False: ENTRY}, "'external"),
+        ({"unet": ENTRY}, "external 'unet' has the name of a variant; give it another name"),
+        ({"mean_atlas": ENTRY}, "external 'mean_atlas' has the name of a variant; give it another name"),
         (
-            {"t": {k: v for k, v in ENTRY.items() if k != "folder"}},
-            "external 't' must have a 'folder' that is",
+            {"t": ENTRY | {"title": "UNet"}},
+            "external 't' has a variant's title, 'UNet'; give it another",
         ),
-        ({"t": ENTRY | {"title": 3}}, "external 't' must have a 'title' that is a text"),
-        ({"t": "amos22"}, "external 't' must be written like {title: nnU-Net"),
-        (["t"], "'external' must map names to entries such as {title"),
-        ({"a/b": ENTRY}, "an external may not be called 'a/b'; use letters, digits, _ and -"),
-        ({False: ENTRY}, "an external may not be called 'False'; use letters"),
-        ({"unet": ENTRY}, "external 'unet' has the name of a variant; give it another"),
-        ({"mean_atlas": ENTRY}, "external 'mean_atlas' has the name of a variant; give it another"),
-        ({"t": ENTRY | {"title": "UNet"}}, "external 't' has a variant's title, 'UNet'; give it another"),
-        ({"t": ENTRY, "u": ENTRY}, "2 externals on amos22 are titled 'nnU-Net'; tell them apart"),
-        ({"t": ENTRY | {"dataset": "amos2"}}, "There is no dataset 'amos2'; did you mean amos22"),
+        ({"t": ENTRY, "u": ENTRY}, "2 externals on amos22 have the title 'nnU-Net'; give them different"),
+        ({"t": ENTRY | {"dataset": "amos2"}}, "there is no data set 'amos2'; choose one of amos22"),
     ],
 )
-def test_a_slip_in_the_yaml_is_named(raw, said):
-    with pytest.raises(BipvlError, match=re.escape(f"x.yaml: {said}")):
-        read_externals(raw, "x.yaml")
+def test_mistake_in_the_yaml_is_an_error_that_names_it(raw, message, tmp_path):
+    with pytest.raises(BipvlError, match=re.escape(f"experiments.yaml: {message}")):
+        read_externals(tmp_path, raw)
 
 
-def test_a_name_that_is_not_there_is_told_from_none_at_all():
-    here = read_externals({"nnunet": ENTRY}, "x.yaml")
+def test_unknown_external_is_an_error(tmp_path):
+    experiments = read_externals(tmp_path, {"nnunet": ENTRY})
     with pytest.raises(BipvlError, match="there is no external on amos22 'nnunt'; choose one of: nnunet"):
-        get_external(here, "nnunt", AMOS)
-    with pytest.raises(BipvlError, match="no external is on mmwhs_ct; add one under 'external'"):
-        get_external(here, "nnunet", HEART)
+        experiments.external_on(AMOS, "nnunt")
+    with pytest.raises(BipvlError, match="no external predictions on mmwhs_ct; add them under 'external'"):
+        experiments.external_on(HEART, "nnunet")
 
 
-def test_the_notebook_evaluates_what_the_studies_file_names(heart, tmp_path, monkeypatch):
+def test_notebook_evaluates_an_entry_of_experiments_yaml(heart, tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     heart.write(tmp_path / "masks")
-    study = {"title": "t", "question": "q", "variants": ["bipvlseg"], "seeds": [0], "notebooks": ["n"]}
     entry = {"title": "nnU-Net", "dataset": HEART, "folder": "masks", "labels": NAMES[HEART]}
-    said = {"datasets": [HEART], "studies": {"main": study}, "external": {"nnunet": entry}}
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "n.ipynb").touch()
-    (tmp_path / "notebooks" / "experiments.yaml").write_text(yaml.safe_dump(said))
+    read_externals(tmp_path / "notebooks", {"nnunet": entry})
     book = papermill.execute_notebook(
         ROOT / "notebooks" / "12_external.ipynb",
         tmp_path / "out.ipynb",

@@ -122,7 +122,7 @@ def test_a_yaml_object_is_not_created(tmp_path):
 
     path = tmp_path / "experiments.yaml"
     path.write_text(f"datasets: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'sprung'}]")
-    with pytest.raises(BipvlError, match="cannot be read as YAML"):
+    with pytest.raises(BipvlError, match="not readable as YAML"):
         load_experiments("quick", path)
     with pytest.raises(yaml.YAMLError):
         yaml.safe_load(path.read_text())

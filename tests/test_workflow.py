@@ -158,6 +158,22 @@ def test_a_study_runs_on_its_data_sets_or_on_all(tmp_path):
     assert load_experiments("quick", write_experiments(tmp_path)).study("small").datasets == ("mmwhs_ct",)
 
 
+def test_defaults_fill_in_what_a_study_leaves_out(tmp_path):
+    path = write_experiments(tmp_path)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["defaults"] = {"datasets": ["msd_brain"], "seeds": [5]}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    study = load_experiments("quick", path).study("small")
+    assert (study.datasets, study.seeds) == (("msd_brain",), (0,))
+    del content["studies"]["small"]["seeds"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert load_experiments("quick", path).study("small").seeds == (5,)
+    content["defaults"] = {"seed": [5]}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(BipvlError, match=r"there is no key 'defaults.seed'; use one of: seeds"):
+        load_experiments("quick", path)
+
+
 def test_variants_and_seeds_may_depend_on_the_profile(tmp_path):
     variants = {"default": ["bipvlseg", "unet"], "quick": ["bipvlseg"]}
     path = write_experiments(tmp_path, variants=variants, seeds={"default": [0, 1], "quick": [3]})

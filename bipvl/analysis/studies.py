@@ -32,6 +32,10 @@ def _for_every_profile(value: Any) -> Any:
     return value if isinstance(value, dict) else {"default": value}
 
 
+def _none_is_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
 Text = Annotated[str, Field(pattern=r"\S", description="a text")]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_without_duplicates)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
@@ -88,7 +92,7 @@ class _File(Schema):
     datasets: Names = Field(description=_NAMES)
     defaults: _Settings = _Settings()
     studies: dict[str, _StudyEntry] = Field(min_length=1)
-    external: dict[str, _ExternalEntry] | None = None
+    external: Annotated[dict[str, _ExternalEntry], BeforeValidator(_none_is_empty)] = Field({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +178,7 @@ def load_experiments(profile: str, path: str | Path = PATH) -> Experiments:
     content = validate(_File, read_yaml(path), path)
     try:
         _check_datasets(content.datasets)
-        external = {name: _external(name, entry) for name, entry in (content.external or {}).items()}
+        external = {name: _external(name, entry, path) for name, entry in content.external.items()}
         _check_titles(external)
         studies = {name: _study(name, profile, content, external, path.parent) for name in content.studies}
     except BipvlError as error:
@@ -223,8 +227,8 @@ def _at_profile(by_profile: Mapping[str, tuple] | None, profile: str, key: str) 
     return value
 
 
-def _external(name: str, entry: _ExternalEntry) -> External:
-    """An entry of ``external:`` with its name; its folder need not exist yet."""
+def _external(name: str, entry: _ExternalEntry, path: Path) -> External:
+    """An entry of ``external:`` in the file ``path`` with its name; its folder need not exist yet."""
     taken = {*VARIANTS, MEAN_ATLAS}
     if not _is_word(name):
         raise BipvlError(f"an external is called '{name}'", "use only letters, digits, _ and - in its name")
@@ -234,7 +238,7 @@ def _external(name: str, entry: _ExternalEntry) -> External:
         raise BipvlError(f"external '{name}' has a variant's title, '{entry.title}'", "give it another title")
     spec = load_spec(entry.dataset)
     if entry.labels is not None:
-        native_codes(entry.labels, spec, f"'labels' of external '{name}'")
+        native_codes(entry.labels, spec, f"{path}: 'labels' of external '{name}'")
     return External(name=name, **dict(entry))
 
 
@@ -250,7 +254,7 @@ def _check_titles(external: Mapping[str, External]) -> None:
 
 def _check_datasets(names: tuple[str, ...]) -> None:
     for name in names:
-        choose("dataset", name, dict.fromkeys(dataset_names()))
+        choose("data set", name, dict.fromkeys(dataset_names()))
 
 
 def _is_word(name: str) -> bool:
