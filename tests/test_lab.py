@@ -1,4 +1,4 @@
-"""The prompt lab: its answers against the network's own, its tables and form as a person uses them."""
+"""The prompt lab: its answers compared with the network's output, its tables, and its form."""
 
 import shutil
 from dataclasses import replace
@@ -46,11 +46,11 @@ def test_an_edit_changes_one_text_of_one_class():
     changed = with_text(TEXTS, 1, "Shape", "  a bent tube ")
     assert changed == [TEXTS[0], ["Aorta", "Shape: a bent tube", "Location: right"]]
     assert with_text(TEXTS, 0, "Title", "Heart")[0] == ["Heart", *TEXTS[0][1:]]
-    assert TEXTS[1][1] == "Shape: a tube"  # as it was
+    assert TEXTS[1][1] == "Shape: a tube"  # unchanged
 
 
 @pytest.mark.parametrize("concept", COLUMNS)
-def test_the_edits_shown_leave_all_other_texts(lab, concept):
+def test_the_shown_edits_change_only_the_chosen_text(lab, concept):
     edits = some_edits(lab.texts, 2, concept)
     assert next(iter(edits)) == TRAINED and edits.pop(TRAINED) == lab.texts
     assert "paraphrased" in edits
@@ -60,23 +60,23 @@ def test_the_edits_shown_leave_all_other_texts(lab, concept):
         assert differ == [(2, place)]
 
 
-def test_what_cannot_be_edited_is_said(lab):
+def test_impossible_edits_are_refused_with_a_message(lab):
     with pytest.raises(BipvlError, match="no column of the prompts 'Locaton'; choose one of: Location"):
         with_text(lab.texts, 0, "Locaton", "left")
-    with pytest.raises(BipvlError, match="the text of 'Shape' is empty"):
+    with pytest.raises(BipvlError, match="the text of 'Shape' is empty; write"):
         with_text(lab.texts, 0, "Shape", "  ")
-    with pytest.raises(BipvlError, match="trained with titles alone, without 'Shape'"):
+    with pytest.raises(BipvlError, match="trained with titles only, without 'Shape'; edit the Title"):
         with_text([["Aorta"], ["Spleen"]], 0, "Shape", "round")
 
 
-def test_a_text_too_long_for_the_encoder_is_refused_whole(lab, window):
+def test_a_text_that_is_too_long_for_the_encoder_is_refused(lab, window):
     texts = with_text(lab.texts, 0, "Shape", "round " * 2000)
-    with pytest.raises(BipvlError, match="tokens and the text encoder reads"):
+    with pytest.raises(BipvlError, match="tokens, and the text encoder reads"):
         lab.ask(window, texts, "ventricle")
 
 
 @torch.no_grad()
-def test_an_answer_is_what_the_network_gives(lab, window):
+def test_an_answer_equals_the_output_of_the_network(lab, window):
     texts = with_text(lab.texts, 0, "Shape", "a long flat ribbon")
     answer = lab.ask(window, texts, "Ribbon")
     volume = window.image[None].to(lab.device)
@@ -96,14 +96,14 @@ def test_an_answer_is_what_the_network_gives(lab, window):
         assert answer.attention[stage].mean() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_word_that_a_text_lacks_has_no_attention(lab, window):
+def test_a_word_that_is_not_in_the_text_has_no_attention(lab, window):
     assert lab.ask(window, lab.texts, "ribbon").attention == {}
     assert "ribbon" in lab.words(with_text(lab.texts, 0, "Shape", "Ribbon"), 0)
-    with pytest.raises(BipvlError, match="has the word 'ribbon'; its words are: left, ventricle"):
+    with pytest.raises(BipvlError, match="has the word 'ribbon'; choose one of: left, ventricle"):
         lab.table(window, {TRAINED: lab.texts}, "ribbon", "Shape")
 
 
-def test_the_window_holds_the_class_and_says_where_it_is_missing(lab, window, cases, run, tmp_path):
+def test_the_window_contains_the_class_and_a_case_without_it_is_refused(lab, window, cases, run, tmp_path):
     assert tuple(window.image.shape[1:]) == tuple(run.config["crop"])
     assert window.truth[0, ..., window.slice].sum() == window.truth[0].sum((0, 1)).max() > 0
     label = nib.load(cases[0].label)
@@ -116,10 +116,10 @@ def test_the_window_holds_the_class_and_says_where_it_is_missing(lab, window, ca
 
 
 def test_a_run_that_reads_no_prompts_is_refused(smoke_runs, run, tmp_path):
-    with pytest.raises(BipvlError, match="SwinUNETR-V2, which reads no prompts"):
+    with pytest.raises(BipvlError, match="seed0: is a run of SwinUNETR-V2, which reads no prompts; give"):
         Lab(run=Run.open(run.directory.parents[1] / "swin_unetr_v2" / "seed0"))
     shutil.copy(run.directory / "config.json", tmp_path)
-    with pytest.raises(BipvlError, match="holds no trained network"):
+    with pytest.raises(BipvlError, match=r"holds no trained network .*; train it first"):
         Lab(run=Run.open(tmp_path))
 
 
@@ -128,7 +128,7 @@ def table(lab, window):
     return lab.table(window, some_edits(lab.texts, 0, "Shape"), head_noun(lab.texts[0][0]), "Shape")
 
 
-def test_a_table_says_what_changed_since_the_first_answer(lab, window, table):
+def test_a_table_reports_the_changes_from_the_first_answer(lab, window, table):
     first, *others = read_slices(table)
     assert first.facts["changed"] == 0 and first.facts["edit"] == TRAINED
     trained = lab.ask(window, lab.texts, "ventricle")
@@ -141,7 +141,7 @@ def test_a_table_says_what_changed_since_the_first_answer(lab, window, table):
         assert this.facts["similarity_1"] != first.facts["similarity_1"]
 
 
-def test_a_tables_pixels_lie_as_the_patient_faces_us(lab, window, table):
+def test_pixels_show_the_patient_facing_the_viewer(lab, window, table):
     this = read_slices(table)[0]
     truth = window.truth[0, ..., window.slice].numpy()  # right × front
     np.testing.assert_array_equal(this.masks["truth"] == 1, truth.T[::-1, ::-1])
@@ -153,9 +153,9 @@ def test_a_tables_pixels_lie_as_the_patient_faces_us(lab, window, table):
     np.testing.assert_allclose(this.masks["stage_1"], expected, atol=0.51)
 
 
-def test_the_figure_is_redrawn_to_the_same_bytes_from_its_csv(lab, window, tmp_path):
+def test_redrawing_the_figure_from_its_csv_gives_the_same_bytes(lab, window, tmp_path):
     asked = {TRAINED: lab.texts, "mine": with_text(lab.texts, 0, "Shape", "a ribbon")}
-    table = lab.table(window, asked, "ribbon", "Shape")  # a word that the first lacks
+    table = lab.table(window, asked, "ribbon", "Shape")  # a word that the first texts lack
     png = figures.write("prompt_lab", table, tmp_path)
     before = png.read_bytes()
     png.unlink()
@@ -163,7 +163,7 @@ def test_the_figure_is_redrawn_to_the_same_bytes_from_its_csv(lab, window, tmp_p
     assert png.read_bytes() == before
 
 
-def test_attention_goes_to_the_viewer_where_it_looks(lab, window):
+def test_the_attention_image_covers_the_window(lab, window):
     answer = lab.ask(window, lab.texts, "ventricle")
     image = lab.attention_image(window, answer, 2)
     coarse, fine = np.array(image.shape), np.array(window.image.shape[1:])
@@ -179,7 +179,7 @@ def form(lab, cases):
     return LabForm(lab=lab, cases=cases)
 
 
-def test_the_form_answers_to_a_text_and_goes_back(form, lab):
+def test_the_form_answers_to_a_text_and_restores_the_trained_one(form, lab):
     trained = bytes(form.picture.value)
     assert trained.startswith(b"\x89PNG") and form.message.value == ""
     assert form.word.value == "ventricle"
@@ -193,7 +193,7 @@ def test_the_form_answers_to_a_text_and_goes_back(form, lab):
     assert form.text.value == before and bytes(form.picture.value) == trained
 
 
-def test_another_class_begins_with_its_own_trained_text(form, lab):
+def test_choosing_another_class_shows_its_trained_text(form, lab):
     form.text.value = "a velvet ribbon"
     form.structure.value = 1
     place = column(lab.texts, form.concept.value)
@@ -202,10 +202,10 @@ def test_another_class_begins_with_its_own_trained_text(form, lab):
     assert form.text.value == lab.texts[1][0]
 
 
-def test_the_form_says_what_is_wrong_and_shows_no_answer_to_something_else(form):
+def test_the_form_shows_an_error_and_hides_the_old_answer(form):
     form.text.value = "  "
     form.show.click()
-    assert "is empty; write at least a word" in form.message.value
+    assert "is empty; write at least one word" in form.message.value
     assert form.picture.layout.visibility == "hidden"
     form.text.value = "round"
     form.show.click()

@@ -1,4 +1,4 @@
-"""Which test cases the figures show: chosen by a rule, not by eye."""
+"""Choose the test cases that figures show: by a rule, not by eye."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from bipvl.engine.variants import variant_title
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A label map on its scan's grid; ``codes``: those in it → the dataset's own, None where they are."""
+    """A label map on its scan's grid; ``codes`` maps its codes to the data set's, None where equal."""
 
     path: Path
     codes: Mapping[int, int] | None = None
@@ -25,7 +25,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownCase:
-    """A test case, what its caption says (``origin``), and by variant its prediction and its mean Dice."""
+    """A test case, facts for its caption (``origin``), and by variant its prediction and its mean Dice."""
 
     spec: DatasetSpec
     case: Case
@@ -35,10 +35,10 @@ class ShownCase:
 
 
 def median_cases(folders: Mapping[str, Sequence[Path]], data_root: str | Path) -> list[ShownCase]:
-    """Of each dataset the test case with the median Dice of its first variant, with all variants' masks.
+    """For each data set the test case with the median Dice of its first variant, with all predictions.
 
     Args:
-        folders: run folders by dataset; of each variant its first seed is taken.
+        folders: run folders by data set; the first seed of each variant is taken.
 
     Raises:
         BipvlError: the data lack the case, or a prediction is missing.
@@ -47,11 +47,11 @@ def median_cases(folders: Mapping[str, Sequence[Path]], data_root: str | Path) -
     for group in folders.values():
         runs = _first_seeds(group)
         first, means = next(iter(runs)), case_means(_scores([*runs.values()]))
-        ours = means[means["variant"] == first]
-        case_id = median_case(ours)
+        of_first = means[means["variant"] == first]
+        case_id = median_case(of_first)
         dice = means[means["case"] == case_id].set_index("variant")["value"].to_dict()
         rule = f"of each data set the test case with the median Dice of {variant_title(first)}"
-        origin = {"seeds": ours["seeds"].iloc[0], "cases": len(ours), "rule": rule}
+        origin = {"seeds": of_first["seeds"].iloc[0], "cases": len(of_first), "rule": rule}
         shown.append(_shown(runs, case_id, data_root, origin, dice))
     return shown
 
@@ -59,27 +59,27 @@ def median_cases(folders: Mapping[str, Sequence[Path]], data_root: str | Path) -
 def worst_cases(
     folders: Mapping[str, Sequence[Path]], data_root: str | Path, count: int = 5
 ) -> list[ShownCase]:
-    """Over all datasets the ``count`` test cases with the lowest Dice of the first variant, the lowest first.
+    """Over all data sets the ``count`` test cases with the lowest Dice of the first variant, lowest first.
 
-    Equal cases follow by name. ``origin`` names the class with the case's lowest Dice, the first where
-    several have it, and how many have it.
+    Ties are sorted by name. ``origin`` names the class with the case's lowest Dice (the first of several) and
+    counts the classes that have it.
 
     Args:
-        folders: run folders by dataset; the first of all tells the variant, and of each dataset the
-            variant's first seed is taken.
+        folders: run folders by data set; the very first run determines the variant, and its first seed is
+            taken for each data set.
 
     Raises:
         BipvlError: the data lack a case, or a prediction is missing.
     """
     runs = {dataset: _first_seeds(group) for dataset, group in folders.items()}
     variant = next(iter(next(iter(runs.values()))))
-    ours = {dataset: found[variant] for dataset, found in runs.items() if variant in found}
-    scores = pd.concat([_scores([folder]) for folder in ours.values()])
+    chosen = {dataset: found[variant] for dataset, found in runs.items() if variant in found}
+    scores = pd.concat([_scores([folder]) for folder in chosen.values()])
     scores = scores[scores["variant"] == variant]
     means, classes = case_means(scores), class_values(scores)
-    some = f"of {len(means)} test cases of the study the {count} with the lowest Dice"
+    some = f"the {count} of {len(means)} test cases of the study with the lowest Dice"
     rule = some if len(means) > count else f"all {len(means)} test cases of the study by the Dice"
-    rule += f" of {variant_title(variant)}, the lowest first, equal ones by name"
+    rule += f" of {variant_title(variant)}, lowest first, ties by name"
     shown = []
     for row in means.sort_values(["value", "case", "dataset"]).head(count).itertuples():
         of_case = classes[(classes["dataset"] == row.dataset) & (classes["case"] == row.case)]
@@ -92,13 +92,13 @@ def worst_cases(
             "worst_dice": lowest["value"].iloc[0],
             "worst_count": len(lowest),
         }
-        folder = ours[row.dataset]
-        shown.append(_shown({variant: folder}, row.case, data_root, origin, {variant: row.value}))
+        run = {variant: chosen[row.dataset]}
+        shown.append(_shown(run, row.case, data_root, origin, {variant: row.value}))
     return shown
 
 
 def _first_seeds(folders: Sequence[Path]) -> dict[str, Path]:
-    """By what tables call a variant, the folder of its first run."""
+    """The folder of each variant's first run, by the variant's name in tables."""
     found: dict[str, Path] = {}
     for folder in folders:
         config = _config(folder)
@@ -126,9 +126,7 @@ def _shown(
     spec = load_spec(config["dataset"])
     cases = {case.id: case for case in list_cases(spec, data_root)}
     if case_id not in cases:
-        raise BipvlError(
-            f"{data_root} lacks the case {case_id} of {spec.title}; give the runs' own data root."
-        )
+        raise BipvlError(f"lacks the case {case_id} of {spec.title}", "give the runs' data root", data_root)
     return ShownCase(
         spec=spec,
         case=cases[case_id],
@@ -139,15 +137,14 @@ def _shown(
 
 
 def _prediction(folder: Path, spec: DatasetSpec, case_id: str) -> Prediction:
-    """A run's label map of a case, or another tool's (``bipvl.analysis.external``)."""
-    other = _config(folder).get("external")
-    place, how = folder / "predictions", f"write it again with: bipvl evaluate {folder}"
-    codes = None
+    """A run's label map of a case, or that of another tool (``bipvl.analysis.external``)."""
+    other, codes = _config(folder).get("external"), None
+    masks, fix = folder / "predictions", f"write it again with: bipvl evaluate {folder}"
     if other:
-        place, how = Path(other["folder"]), "put it back, or take its tool out of the study"
-        own = {names[0]: code for code, names in spec.code_names.items()}
-        codes = {int(code): own[name] for code, name in other["labels"].items()}
-    for path in (place / f"{case_id}.nii.gz", place / f"{case_id}.nii"):
+        masks, fix = Path(other["folder"]), "restore it, or remove its tool from the study"
+        known = {names[0]: code for code, names in spec.code_names.items()}
+        codes = {int(code): known[name] for code, name in other["labels"].items()}
+    for path in (masks / f"{case_id}.nii.gz", masks / f"{case_id}.nii"):
         if path.is_file():
             return Prediction(path=path, codes=codes)
-    raise BipvlError(f"{place / case_id}.nii.gz is missing; {how}")
+    raise BipvlError("file not found", fix, masks / f"{case_id}.nii.gz")

@@ -1,4 +1,4 @@
-"""What another text changes, an edit a row: mask, word attention, similarities."""
+"""The figure of the prompt lab: what each edit of a text changes in mask, word attention and similarities."""
 
 import textwrap
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -14,83 +13,73 @@ from bipvl.analysis.statistics import provenance
 from bipvl.data.spec import dataset_title
 from bipvl.engine.variants import variant_title
 from bipvl.figures import panels, style
-from bipvl.figures.slice_tables import Slice, read_slices
-from bipvl.figures.word_attention import STAGE, TINT, share_norm, tint_share
+from bipvl.figures.slice_tables import SliceData, read_slices
+from bipvl.figures.word_attention import STAGE, share_bar, share_norm, tint_share
 
 ROW, AROUND = 1.12, 2.15
-"""Inches: the height of a row, and of what stands above and below all rows."""
+"""Height of a row, and of everything above and below the rows, inches."""
 
 
 def draw_prompt_lab(table: pd.DataFrame) -> Figure:
-    """A row an edit, the trained texts first: columns of ``Lab.table``."""
+    """One row per edit, the trained texts first; columns of ``Lab.table``."""
     answers = read_slices(table)
-    stages = _ends([name for name in table.columns if name.startswith(STAGE)])
+    stages = [name for name in table.columns if name.startswith(STAGE)]
+    stages = list(dict.fromkeys((stages[0], stages[-1])))
     figure = Figure(figsize=(style.WIDTH, ROW * len(answers) + AROUND))
     figure.get_layout_engine().set(**panels.TIGHT)
     widths = [1.45, *[1] * (1 + len(stages)), 1.6]
     grid = figure.subplots(len(answers), len(widths), squeeze=False, width_ratios=widths)
-    norm = share_norm(np.stack([this.masks[s] for this in answers for s in stages if s in this.masks]))
+    norm = share_norm(np.stack([data.masks[s] for data in answers for s in stages if s in data.masks]))
     limits = _limits(answers)
-    for row, this in zip(grid, answers, strict=True):
-        _say(row[0], this)
-        _mask(row[1], this)
+    for row, data in zip(grid, answers, strict=True):
+        _describe(row[0], data)
+        panels.show(row[1], data, data.masks["prediction"])
+        _outline_truth(row[1], data)
         for axes, stage in zip(row[2:-1], stages, strict=True):
-            _attention(axes, this, stage, norm)
-        _similarities(row[-1], this, answers[0], limits)
+            _attention(axes, data, stage, norm)
+        _similarities(row[-1], data, answers[0], limits)
     _titles(grid[0], stages, answers)
     panels.orient(grid[0, 1])
     grid[-1, -1].set_xlabel("class")
     for axes in grid[:-1, -1]:
         axes.tick_params(labelbottom=False)
-    _bar(figure, grid[:, 2:-1], norm)
-    entries = panels.patches(answers[0].texts("classes"), _shown(answers), width=99)
+    share_bar(figure, grid[:, 2:-1], norm, location="bottom", aspect=22, shrink=0.9, pad=0.01)
+    names = answers[0].texts("classes")
+    entries = panels.patches(names, range(1, len(names) + 1), width=99)
     figure.legend(handles=entries, loc="outside upper center", ncols=4, **panels.LEGEND)
     style.caption(figure, _caption(table, answers[0]))
     return figure
 
 
-def _ends(stages: Sequence[str]) -> list[str]:
-    """The first and the last."""
-    return list(dict.fromkeys((stages[0], stages[-1])))
-
-
-def _say(axes: Axes, this: Slice) -> None:
-    """The edit's name, the text that it gives the concept, and what it does to the mask."""
+def _describe(axes: Axes, data: SliceData) -> None:
+    """Write the edit's name, the text that it gives the concept, and its effect on the mask."""
     axes.set_axis_off()
-    named, size = {"transform": axes.transAxes, "va": "top"}, style.SMALL
-    axes.text(0, 0.98, this.facts["edit"], fontsize=8, fontweight="bold", **named)
-    axes.text(0, 0.82, textwrap.fill(this.facts["text"], 25, max_lines=5), fontsize=size, **named)
-    said = f"Dice {this.facts['dice']:.2f}, changed {int(this.facts['changed'])}"
-    axes.text(0, 0.02, said, fontsize=size, transform=axes.transAxes)
+    top, size = {"transform": axes.transAxes, "va": "top"}, style.SMALL
+    axes.text(0, 0.98, data.facts["edit"], fontsize=8, fontweight="bold", **top)
+    axes.text(0, 0.82, textwrap.fill(data.facts["text"], 25, max_lines=5), fontsize=size, **top)
+    effect = f"Dice {data.facts['dice']:.2f}, changed {int(data.facts['changed'])}"
+    axes.text(0, 0.02, effect, fontsize=size, transform=axes.transAxes)
 
 
-def _mask(axes: Axes, this: Slice) -> None:
-    """All classes of the prediction, the truth of the class that is asked about in white."""
-    panels.show(axes, this, this.masks["prediction"])
-    _truth(axes, this)
-
-
-def _attention(axes: Axes, this: Slice, stage: str, norm: LogNorm) -> None:
-    if stage not in this.masks:
-        panels.empty(axes, f"no “{this.facts['word']}”\nin its texts")
+def _attention(axes: Axes, data: SliceData, stage: str, norm: LogNorm) -> None:
+    if stage not in data.masks:
+        panels.empty(axes, f"no “{data.facts['word']}”\nin its texts")
         return
-    panels.show(axes, this)
-    tint_share(axes, this, this.masks[stage], norm)
-    _truth(axes, this)
+    panels.show(axes, data)
+    tint_share(axes, data, data.masks[stage], norm)
+    _outline_truth(axes, data)
 
 
-def _truth(axes: Axes, this: Slice) -> None:
-    y, x = panels.centres(this)
-    own = this.masks["truth"] == this.facts["class_number"]
-    if own.any():
-        axes.contour(x, y, own, levels=[0.5], colors=["white"], linewidths=0.7)
+def _outline_truth(axes: Axes, data: SliceData) -> None:
+    """Outline the truth of the edited class in white."""
+    panels.outline(axes, data, data.masks["truth"] == data.facts["class_number"])
 
 
-def _similarities(axes: Axes, this: Slice, first: Slice, limits: tuple[float, float]) -> None:
-    """A bar a class, the asked one with a black edge; black lines: those of the first row."""
-    values, before = _row(this), _row(first)
+def _similarities(axes: Axes, data: SliceData, first: SliceData, limits: tuple[float, float]) -> None:
+    """One bar per class, the edited class with a black edge; black lines mark the first row's values."""
+    values, before = _values(data), _values(first)
     numbers = np.arange(1, len(values) + 1)
-    edges = ["black" if n == this.facts["class_number"] else "none" for n in numbers]
+    edges = ["black" if n == data.facts["class_number"] else "none" for n in numbers]
     colours = [style.class_colour(n - 1) for n in numbers]
     axes.bar(numbers, values, color=colours, edgecolor=edges, linewidth=1)
     axes.hlines(before, numbers - 0.45, numbers + 0.45, color="black", linewidth=0.8)
@@ -102,18 +91,18 @@ def _similarities(axes: Axes, this: Slice, first: Slice, limits: tuple[float, fl
     axes.grid(axis="y")
 
 
-def _row(this: Slice) -> np.ndarray:
-    names = [name for name in this.facts if name.startswith("similarity_")]
-    return np.array([this.facts[name] for name in names])
+def _values(data: SliceData) -> np.ndarray:
+    """The similarity with each class."""
+    return np.array([value for name, value in data.facts.items() if name.startswith("similarity_")])
 
 
-def _limits(answers: Sequence[Slice]) -> tuple[float, float]:
-    values = np.concatenate([_row(this) for this in answers])
+def _limits(answers: Sequence[SliceData]) -> tuple[float, float]:
+    values = np.concatenate([_values(data) for data in answers])
     return min(0.0, values.min() - 0.05), max(0.0, values.max() + 0.05)
 
 
-def _titles(row: Sequence[Axes], stages: Sequence[str], answers: Sequence[Slice]) -> None:
-    facts = next(this.facts for this in answers if stages[0] in this.masks)
+def _titles(row: Sequence[Axes], stages: Sequence[str], answers: Sequence[SliceData]) -> None:
+    facts = next(data.facts for data in answers if stages[0] in data.masks)
     row[0].set_title(facts["concept"], loc="left")
     row[1].set_title("Prediction")
     for axes, stage in zip(row[2:-1], stages, strict=True):
@@ -122,33 +111,16 @@ def _titles(row: Sequence[Axes], stages: Sequence[str], answers: Sequence[Slice]
     row[-1].set_title("Similarity with\neach class (cosine)")
 
 
-def _bar(figure: Figure, beside: np.ndarray, norm: LogNorm) -> None:
-    ticks = [norm.vmin, 1, norm.vmax]
-    bar = figure.colorbar(
-        ScalarMappable(norm, TINT), ax=beside, location="bottom", aspect=22, shrink=0.9, pad=0.01, ticks=ticks
-    )
-    bar.set_label("attention, multiples of an even one")
-    bar.ax.set_xticklabels([f"×{tick:.2f}" for tick in ticks])
-    bar.minorticks_off()
-    bar.outline.set_linewidth(0.4)
-
-
-def _shown(answers: Sequence[Slice]) -> list[int]:
-    """Every class: the similarities show them all."""
-    return list(range(1, 1 + len(answers[0].texts("classes"))))
-
-
-def _caption(table: pd.DataFrame, this: Slice) -> str:
-    facts = this.facts
-    channel = f" Channel shown: {facts['channel']}." if facts["channel"] not in ("CT", "MR") else ""
-    own = facts["class"]
+def _caption(table: pd.DataFrame, data: SliceData) -> str:
+    facts = data.facts
+    edited = facts["class"]
     return (
         f"{provenance(table.dropna(subset=['dataset']))} {variant_title(facts['variant'])} on "
         f"{dataset_title(facts['dataset'])}, case {facts['case']} (n = 1): a window of {facts['window']} "
-        f"voxels around the class {own}, its axial slice with most of it (white: truth; R: patient's right). "
-        f"Of this class's prompt the {facts['concept']} is edited, all else stays. Changed: voxels of the "
-        f"window with other classes than in the first row; Dice: of {own} in the window. "
+        f"voxels around the class {edited}, its axial slice with most of it (white: truth; R: patient's "
+        f"right). Each row edits only the {facts['concept']} of this class's prompt. Changed: voxels of the "
+        f"window whose classes differ from the first row; Dice: of {edited} in the window. "
         f"“{facts['word']}”: where this word looks in the last layer of a stage's fusion, mean over heads. "
         "Similarity: cosine of the class's global text vector with each class's visual vector in the window "
-        f"(black lines: the first row; black edge: the class itself).{channel}"
+        f"(black lines: the first row; black edge: the class itself).{panels.channel_sentence(facts)}"
     )

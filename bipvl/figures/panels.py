@@ -1,4 +1,4 @@
-"""One panel: a slice with a mask, or with its errors, over it; and what stands around panels."""
+"""One panel (a slice with a mask or its errors over it), and the text around panels."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,149 +10,157 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.ndimage import distance_transform_edt, label
 
-from bipvl.data.spec import dataset_title
 from bipvl.figures import style
-from bipvl.figures.slice_tables import Slice, error_kinds
+from bipvl.figures.slice_tables import SliceData, error_kinds
 
 TIGHT = {"w_pad": 0.02, "h_pad": 0.02, "wspace": 0.01, "hspace": 0.01}
 LEGEND = {"handlelength": 0.9, "handleheight": 0.9, "labelspacing": 0.2, "borderaxespad": 0.2}
 LINE = 0.135
-"""Inches, a line of a legend."""
+"""Height of a line in a legend, inches."""
 TEXT = 0.28
-"""Width of the place for text at the end of a row, as a share of all its panels' width."""
+"""Width of the text at the end of a row, as a share of the width of all its panels."""
+ON_IMAGE = {"color": "white", "fontsize": style.SMALL, "path_effects": style.outline()}
+"""Text style that is legible on any image."""
 
 
 def show(
-    axes: Axes, this: Slice, mask: np.ndarray | None = None, *, frame: tuple[float, float] | None = None
+    axes: Axes, data: SliceData, mask: np.ndarray | None = None, *, frame: tuple[float, float] | None = None
 ) -> None:
-    """An image in its true proportions, a mask's classes over it, in a black frame (height, width in mm)."""
-    axes.imshow(this.image, cmap="gray", vmin=0, vmax=255, extent=_extent(this), interpolation="bilinear")
+    """Draw an image in true proportions with a mask's classes over it.
+
+    Args:
+        frame: height and width of the black frame around it, mm.
+    """
+    axes.imshow(data.image, cmap="gray", vmin=0, vmax=255, extent=data.extent, interpolation="bilinear")
     if mask is not None:
-        colours = {number: style.class_colour(number - 1) for number in drawn(mask)}
-        _tint(axes, this, mask, colours, 0.45)
+        colours = {number: style.class_colour(number - 1) for number in classes_in(mask)}
+        _tint(axes, data, mask, colours, 0.45)
         for number, colour in colours.items():
-            _outline(axes, this, mask == number, colour, 0.8)
-    height, width = frame or this.size
+            outline(axes, data, mask == number, colour, 0.8)
+    height, width = frame or data.size
     axes.set(xlim=(-width / 2, width / 2), ylim=(height / 2, -height / 2))
     axes.set(facecolor="black", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
-def show_errors(axes: Axes, this: Slice, mask: np.ndarray) -> None:
-    """A dimmed image, over it where a mask is wrong (``style.ERRORS``) and the truth's outlines."""
-    show(axes, this)
+def show_errors(axes: Axes, data: SliceData, mask: np.ndarray) -> None:
+    """Draw a dimmed image, the errors of a mask (``style.ERRORS``) and the truth's outlines."""
+    show(axes, data)
     axes.images[0].set_clim(0, 400)
-    truth = this.masks["truth"]
-    _tint(axes, this, error_kinds(truth, mask), dict(enumerate(style.ERRORS.values(), start=1)), 0.85)
-    for number in drawn(truth):
-        _outline(axes, this, truth == number, "white", 0.5)
+    truth = data.masks["truth"]
+    _tint(axes, data, error_kinds(truth, mask), dict(enumerate(style.ERRORS.values(), start=1)), 0.85)
+    for number in classes_in(truth):
+        outline(axes, data, truth == number, "white", 0.5)
 
 
-def _extent(this: Slice) -> tuple[float, float, float, float]:
-    height, width = this.size
-    return -width / 2, width / 2, height / 2, -height / 2
+def outline(
+    axes: Axes, data: SliceData, inside: np.ndarray, colour: str = "white", width: float = 0.7
+) -> None:
+    """Draw the outline of a region of a slice."""
+    if inside.any():
+        y, x = centres(data)
+        axes.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=width)
 
 
-def centres(this: Slice) -> list[np.ndarray]:
-    """Where the rows and the columns of a slice are drawn, mm from its middle."""
-    counts = this.image.shape
-    return [(np.arange(n) - (n - 1) / 2) * side / n for n, side in zip(counts, this.size, strict=True)]
+def centres(data: SliceData) -> list[np.ndarray]:
+    """The positions of a slice's rows and of its columns, mm from its centre."""
+    counts = data.image.shape
+    return [(np.arange(n) - (n - 1) / 2) * side / n for n, side in zip(counts, data.size, strict=True)]
 
 
-def _tint(axes: Axes, this: Slice, regions: np.ndarray, colours: Mapping[int, str], alpha: float) -> None:
-    """Regions, by their numbers, in see-through colours."""
+def _tint(axes: Axes, data: SliceData, regions: np.ndarray, colours: Mapping[int, str], alpha: float) -> None:
+    """Draw regions, given by their numbers, in see-through colours."""
     overlay = np.zeros((*regions.shape, 4))
     for number, colour in colours.items():
         overlay[regions == number] = to_rgba(colour, alpha)
-    axes.imshow(overlay, extent=_extent(this), interpolation="nearest")
+    axes.imshow(overlay, extent=data.extent, interpolation="nearest")
 
 
-def _outline(axes: Axes, this: Slice, inside: np.ndarray, colour: str, width: float) -> None:
-    y, x = centres(this)
-    axes.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=width)
-
-
-def drawn(mask: np.ndarray) -> list[int]:
-    """The classes of a mask, largest first."""
+def classes_in(mask: np.ndarray) -> list[int]:
+    """The classes of a mask, the largest first."""
     numbers, areas = np.unique(mask[mask > 0], return_counts=True)
     return [int(n) for n in numbers[np.argsort(-areas, kind="stable")]]
 
 
 def number_classes(axes: Axes, places: Sequence[np.ndarray], mask: np.ndarray) -> None:
-    """Each class's number where its largest piece is thickest, unless another number is there.
+    """Write each class's number where its largest piece is thickest, unless another number is there.
 
     Args:
-        places: where the mask's rows and columns are drawn.
+        places: positions of the mask's rows, and of its columns.
     """
     y, x = places
     near = 0.07 * abs(np.ptp(axes.get_xlim()))
     taken: list[tuple[float, float]] = []
-    for number in drawn(mask):
+    for number in classes_in(mask):
         pieces, _ = label(np.pad(mask == number, 1))
         largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
         row, column = np.unravel_index(distance_transform_edt(largest)[1:-1, 1:-1].argmax(), mask.shape)
         place = x[column], y[row]
         if all(np.hypot(place[0] - a, place[1] - b) > near for a, b in taken):
-            axes.text(*place, str(number), ha="center", va="center", **white())
+            axes.text(*place, str(number), ha="center", va="center", **ON_IMAGE)
             taken.append(place)
 
 
-def white() -> dict[str, object]:
-    """How a text is written that is legible on any picture."""
-    return {"color": "white", "fontsize": style.SMALL, "path_effects": style.outline()}
+def mark_sides(axes: Axes, left: str = "R", right: str = "L") -> None:
+    """Write letters for the patient's directions at the sides of a slice."""
+    axes.text(0.02, 0.5, left, ha="left", va="center", transform=axes.transAxes, **ON_IMAGE)
+    axes.text(0.98, 0.5, right, ha="right", va="center", transform=axes.transAxes, **ON_IMAGE)
 
 
 def orient(axes: Axes) -> None:
-    """R and L at the sides of a slice, and a bar of 50 mm."""
-    axes.text(0.02, 0.5, "R", ha="left", va="center", transform=axes.transAxes, **white())
-    axes.text(0.98, 0.5, "L", ha="right", va="center", transform=axes.transAxes, **white())
+    """Mark the sides of a slice, and draw a scale bar of 50 mm."""
+    mark_sides(axes)
     x, y = 0.46 * np.ptp(axes.get_xlim()), 0.46 * np.ptp(axes.get_ylim())
     bar = {"lw": 1.5, "path_effects": style.outline(2.5), "solid_capstyle": "butt"}
     axes.plot([x - 50, x], [y, y], color="white", **bar)
-    axes.annotate("50 mm", (x, y), (0, 2), textcoords="offset points", ha="right", va="bottom", **white())
+    axes.annotate("50 mm", (x, y), (0, 2), textcoords="offset points", ha="right", va="bottom", **ON_IMAGE)
 
 
 def name_row(axes: Axes, facts: Mapping[str, str | float]) -> None:
-    """Dataset and case at the left of a row's first panel."""
-    title = dataset_title(facts["dataset"]).replace(" (", "\n(", 1)
-    axes.set_ylabel(f"{title}\n{facts['case']}", fontsize=style.SMALL)
+    """Write data set and case to the left of a row's first panel."""
+    axes.set_ylabel(f"{style.dataset_heading(facts['dataset'])}\n{facts['case']}", fontsize=style.SMALL)
 
 
 def empty(axes: Axes, why: str) -> None:
-    """A word in place of a picture."""
+    """Write a few words in place of a picture."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, why, ha="center", transform=axes.transAxes, fontsize=style.SMALL)
 
 
+def channel_sentence(facts: Mapping[str, str | float]) -> str:
+    """The caption's sentence about the channel shown, for images of several channels; begins with a space."""
+    return "" if facts["channel"] in ("CT", "MR") else f" Channel shown: {facts['channel']}."
+
+
 def patch(number: int, text: str) -> Patch:
-    """A class's entry in a legend, with its number."""
+    """A class's legend entry, with its number."""
     figure_space = "\u2007"  # as wide as a digit
     name = f"{str(number).rjust(2, figure_space)}  {text}"
     return Patch(facecolor=style.class_colour(number - 1), label=name)
 
 
 def patches(names: Sequence[str], numbers: Iterable[int], width: int = 20) -> list[Patch]:
-    """Classes' entries in a legend, their names broken at ``width`` letters."""
+    """Legend entries of classes, their names wrapped at ``width`` characters."""
     return [patch(n, textwrap.fill(names[n - 1], width, subsequent_indent=" " * 6)) for n in sorted(numbers)]
 
 
 def panel_width(columns: int, text: float = TEXT) -> float:
-    """About how wide a panel of ``rows_figure`` is, inches."""
+    """The approximate width of a panel of ``rows_figure``, inches."""
     return (style.WIDTH - 0.6) / (columns * (1 + text))
 
 
 def rows_figure(
     heights: Sequence[float], columns: int, *, text: float = TEXT, below: Sequence[float] = ()
 ) -> tuple[Figure, np.ndarray, list[Axes]]:
-    """A figure of rows of panels, at the end of each a place for text.
+    """Make a figure of rows of panels, with axes for text at the end of each row.
 
     Args:
-        heights: of the rows, inches.
-        text: width of the place for text, as a share of all panels' width.
-        below: heights of places for text under all rows, inches.
+        heights: heights of the rows, inches.
+        text: width of the text at the end of a row, as a share of the width of all its panels.
+        below: heights of axes for text below all rows, inches.
 
     Returns:
-        the figure, the rows' axes (rows × ``columns`` + 1), the axes below.
+        The figure, the rows' axes (rows × ``columns`` + 1), the axes below.
     """
     figure = Figure(figsize=(style.WIDTH, sum(heights) + sum(below) + 0.85))
     figure.get_layout_engine().set(**TIGHT)
@@ -161,7 +169,7 @@ def rows_figure(
     rows = [[figure.add_subplot(grid[r, c]) for c in range(columns + 1)] for r in range(len(heights))]
     bottom = [figure.add_subplot(grid[len(heights) + r, :]) for r in range(len(below))]
     for axes in rows[0]:
-        axes.set_anchor("N")  # else the layout takes room below a title for room above it
+        axes.set_anchor("N")  # otherwise the layout reserves the room above a title twice
     for axes in [*(row[-1] for row in rows), *bottom]:
         axes.set_axis_off()
     return figure, np.array(rows), bottom

@@ -17,15 +17,15 @@ from bipvl.data.splits import Split
 from bipvl.figures.case_selection import Prediction, ShownCase, median_cases, worst_cases
 
 LONGEST_SIDE = 192
-"""Pixels of a drawn slice; of a larger one every second, third … is taken."""
+"""Longest side of a drawn slice, pixels; a larger one is subsampled."""
 PLANES = {"axial": 2, "coronal": 1}
 LIST = "|"
-"""Between the names in a cell that holds several."""
+"""Separates the names in a cell that holds several."""
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A slice read back: what its table says of it, grey values 0…255, and class numbers by layer."""
+class SliceData:
+    """A slice read back from its table: facts, grey values 0…255, and class numbers by layer."""
 
     facts: dict[str, str | float]
     image: np.ndarray
@@ -37,8 +37,14 @@ class Slice:
         height, width = self.image.shape
         return height * self.facts["pixel_height_mm"], width * self.facts["pixel_width_mm"]
 
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top, mm from the centre, as ``imshow`` takes them."""
+        height, width = self.size
+        return -width / 2, width / 2, height / 2, -height / 2
+
     def texts(self, fact: str) -> list[str]:
-        """A fact that holds several names."""
+        """Split a fact that holds several names."""
         return self.facts[fact].split(LIST)
 
 
@@ -52,20 +58,19 @@ def slice_table(
     plane: str = "axial",
     worst_of: str | None = None,
 ) -> pd.DataFrame:
-    """The slice of a case on which the truth covers most voxels, one pixel a row.
+    """The slice of a case on which the truth covers most voxels, as ``pixel_table``.
 
-    Columns: what is said of the slice; ``row`` (from the patient's front or head); ``pixel`` (from the
-    patient's right); ``image`` (0…255); ``truth`` and each prediction (number of the class, 0 background, of
-    nested classes the innermost). What is said of the slice stands in its first row alone.
+    Columns: the facts; ``row``; ``pixel``; ``image`` (0…255); ``truth`` and each prediction (number of the
+    class, 0 background; of nested classes the innermost).
 
     Args:
-        origin: columns that go before: cohort, profile, cases (their number), and what the caption needs.
-        predictions: by variant, label maps on the scan's grid, in native codes where a path alone is given.
-        dice: by variant, the case's mean Dice, as columns ``dice_…``.
-        worst_of: a variant; then the slice on which most voxels of its prediction are wrong, where any are.
+        origin: facts that go first: cohort, profile, cases (their number), and what the caption needs.
+        predictions: by variant, label maps on the scan's grid; a path alone holds the data set's codes.
+        dice: by variant, the case's mean Dice, written as facts ``dice_…``.
+        worst_of: a variant; if given, the slice with most wrong voxels of its prediction is taken.
 
     Raises:
-        BipvlError: a prediction that has not its scan's shape.
+        BipvlError: a prediction does not have its scan's shape.
     """
     axis = PLANES[plane]
     masks, zooms = read_masks(spec, case, predictions or {})
@@ -74,16 +79,10 @@ def slice_table(
     counts = zip(*(np.moveaxis(voxels, axis, 0).sum((1, 2)) for voxels in counted), strict=True)
     index, _ = max(enumerate(counts), key=lambda slice_: slice_[1])
     step = -(-max(np.delete(truth.shape, axis)) // LONGEST_SIDE)
-
-    def picture(volume: np.ndarray) -> np.ndarray:
-        """Axes to the right and the front or head → rows from the front or head, pixels from the right."""
-        return np.flip(volume.take(index, axis).T)[::step, ::step]
-
     image = np.asarray(_canonical(case.image).dataobj, np.float32).reshape(*truth.shape, -1)[..., 0]
-    grey = picture(grey_values(spec, image))
-    layers = {"image": grey} | {name: picture(mask) for name, mask in masks.items()}
-    box = _content(np.max([grey, *(255 * (layers[name] > 0) for name in masks)], axis=0))
-    layers = {name: layer[box] for name, layer in layers.items()}
+    volumes = {"image": grey_values(spec, image)} | masks
+    layers = {name: as_seen(v.take(index, axis))[::step, ::step] for name, v in volumes.items()}
+    box = _content(np.max([layers["image"], *(255 * (layers[name] > 0) for name in masks)], axis=0))
     facts = {
         **{key: value if isinstance(value, float) else str(value) for key, value in origin.items()},
         "dataset": spec.name,
@@ -97,16 +96,30 @@ def slice_table(
         "pixel_width_mm": spacing[0] * step,
         **{f"dice_{variant}": value for variant, value in (dice or {}).items()},
     }
-    row, pixel = (grid.ravel() for grid in np.indices(layers["image"].shape))
-    pixels = pd.DataFrame({"row": row, "pixel": pixel} | {name: v.ravel() for name, v in layers.items()})
-    return pd.concat([pd.DataFrame(facts, index=[0]), pixels], axis=1)
+    return pixel_table(facts, {name: layer[box] for name, layer in layers.items()})
+
+
+def as_seen(plane: np.ndarray) -> np.ndarray:
+    """A plane of a volume as it is drawn: rows from the patient's front or head, pixels from the right."""
+    return np.flip(plane.T)
+
+
+def pixel_table(facts: Mapping[str, object], layers: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One row per pixel; the facts are in the first row only.
+
+    Columns: the facts; ``row`` (from the patient's front or head); ``pixel`` (from the patient's right); the
+    layers (pictures of one shape).
+    """
+    row, pixel = (grid.ravel() for grid in np.indices(next(iter(layers.values())).shape))
+    pixels = {"row": row, "pixel": pixel} | {name: layer.ravel() for name, layer in layers.items()}
+    return pd.concat([pd.DataFrame(facts, index=[0]), pd.DataFrame(pixels)], axis=1)
 
 
 def qualitative_table(folders: Mapping[str, Sequence[Path]], data_root: str | Path) -> pd.DataFrame:
-    """Of each dataset the test case with the median Dice of its first variant, and all variants' predictions.
+    """For each data set the test case with the median Dice of its first variant, with all predictions.
 
     Args:
-        folders: run folders by dataset; of each variant its first seed is taken.
+        folders: run folders by data set; the first seed of each variant is taken.
 
     Raises:
         BipvlError: the data lack the case, or a prediction is missing or does not fit it.
@@ -117,25 +130,19 @@ def qualitative_table(folders: Mapping[str, Sequence[Path]], data_root: str | Pa
 def failures_table(
     folders: Mapping[str, Sequence[Path]], data_root: str | Path, count: int = 5
 ) -> pd.DataFrame:
-    """The ``count`` worst test cases of the first variant (``worst_cases``), each where most of it is wrong.
+    """The ``count`` worst test cases of the first variant, each on its slice with most wrong voxels.
 
-    Args and Raises: as of ``qualitative_table``.
+    Args and Raises: as for ``qualitative_table``.
     """
     return _slices(worst_cases(folders, data_root, count), worst=True)
 
 
 def _slices(cases: Sequence[ShownCase], *, worst: bool = False) -> pd.DataFrame:
-    parts = [
-        slice_table(
-            c.spec,
-            c.case,
-            origin=c.origin,
-            predictions=c.predictions,
-            dice=c.dice,
-            worst_of=next(iter(c.predictions)) if worst else None,
-        )
-        for c in cases
-    ]
+    parts = []
+    for c in cases:
+        first = next(iter(c.predictions)) if worst else None
+        shown = {"origin": c.origin, "predictions": c.predictions, "dice": c.dice}
+        parts.append(slice_table(c.spec, c.case, worst_of=first, **shown))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -157,42 +164,48 @@ def samples_table(
 def read_masks(
     spec: DatasetSpec, case: Case, predictions: Mapping[str, Path | Prediction]
 ) -> tuple[dict[str, np.ndarray], tuple[float, ...]]:
-    """Truth and predictions as class numbers (axes to the right, the front and the head), and mm a voxel.
+    """Truth and predictions as class numbers (right × front × head), and the voxel size in mm.
 
     Raises:
-        BipvlError: a prediction that has not its scan's shape.
+        BipvlError: a prediction does not have its scan's shape.
     """
     truth = _canonical(case.label)
-    masks = {"truth": class_numbers(spec, np.asarray(truth.dataobj))}
+    masks = {"truth": class_indices(spec, np.asarray(truth.dataobj))}
     for variant, given in predictions.items():
         prediction = given if isinstance(given, Prediction) else Prediction(path=given)
         volume = _canonical(prediction.path)
         if volume.shape != truth.shape:
-            raise BipvlError(f"{prediction.path} has not the shape of {case.label}; evaluate its run anew.")
-        masks[variant] = class_numbers(spec, np.asarray(volume.dataobj), prediction.codes)
+            problem = f"does not have the shape of {case.label}"
+            raise BipvlError(problem, "evaluate its run again", prediction.path)
+        codes = np.asarray(volume.dataobj)
+        if prediction.codes is not None:
+            known = np.zeros(2**15, np.int16)  # one entry per possible code
+            known[list(prediction.codes)] = list(prediction.codes.values())
+            codes = known[codes.astype(np.int16)]
+        masks[variant] = class_indices(spec, codes)
     return masks, tuple(map(float, truth.header.get_zooms()[:3]))
 
 
 def error_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Class numbers of truth and prediction → 0 where they agree, else 1 + the place in ``style.ERRORS``.
+    """Compare class numbers of truth and prediction: 0 equal, otherwise 1 + index in ``style.ERRORS``.
 
-    That is 1 missed (in the truth alone), 2 false (in the prediction alone), 3 another class (in both).
+    These are 1 missed (only in the truth), 2 false (only in the prediction), 3 another class (in both).
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     kinds = np.select([prediction == 0, truth == 0], [1, 2], 3)
     return np.where(truth == prediction, 0, kinds).astype(np.uint8)
 
 
-def read_slices(table: pd.DataFrame) -> list[Slice]:
-    """The slices of one or more of ``slice_table``'s tables."""
+def read_slices(table: pd.DataFrame) -> list[SliceData]:
+    """The slices of one or more concatenated ``pixel_table``s."""
     first = table.columns.get_loc("row")
     slices = []
     for _, part in table.groupby(table["dataset"].notna().cumsum(), sort=False):
         shape = int(part["row"].max()) + 1, int(part["pixel"].max()) + 1
-        layers = part.iloc[:, first + 2 :].dropna(axis=1)  # a variant without a run on this dataset
+        layers = part.iloc[:, first + 2 :].dropna(axis=1)  # a variant without a run on this data set
         pictures = {name: layer.to_numpy(int).reshape(shape) for name, layer in layers.items()}
         facts = part.iloc[0, :first].dropna().to_dict()
-        slices.append(Slice(facts, pictures.pop("image"), pictures))
+        slices.append(SliceData(facts, pictures.pop("image"), pictures))
     return slices
 
 
@@ -202,7 +215,7 @@ def _canonical(path: Path) -> nib.Nifti1Image:
 
 
 def grey_values(spec: DatasetSpec, volume: np.ndarray) -> np.ndarray:
-    """The dataset's own window, or the 1st to 99.5th percentile of what is above zero, as 0…255."""
+    """The data set's intensity window, or the 1st to 99.5th percentile of positive values, as 0…255."""
     if "window" in spec.intensity:
         low, high = spec.intensity["window"]
     else:
@@ -210,19 +223,8 @@ def grey_values(spec: DatasetSpec, volume: np.ndarray) -> np.ndarray:
     return np.rint(255 * (np.clip(volume, low, high) - low) / (high - low)).astype(np.uint8)
 
 
-def class_numbers(
-    spec: DatasetSpec, codes: np.ndarray, native: Mapping[int, int] | None = None
-) -> np.ndarray:
-    """Codes (``native``: the dataset's own for each) to the class's number, from 1; nested, the innermost."""
-    if native:
-        table = np.zeros(2**15, np.int16)  # as many as there may be codes
-        table[[*native]] = [*native.values()]
-        codes = table[codes.astype(np.int16)]
-    return class_indices(spec, codes)
-
-
 def _content(picture: np.ndarray) -> tuple[slice, slice]:
-    """The box around all that is not nearly black, with a margin; the whole picture where all is."""
+    """The box around all pixels that are not nearly black, with a margin; the whole picture if none is."""
     lit = (np.flatnonzero((picture > 16).any(axis)) for axis in (1, 0))
     rows, pixels = (
         slice(max(0, where[0] - 3), where[-1] + 4) if where.size else slice(None) for where in lit

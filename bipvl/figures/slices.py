@@ -1,4 +1,4 @@
-"""Figures of slices: masks over images, where masks are wrong, the worst cases, samples of the data."""
+"""Figures of slices: masks over images, errors of masks, the worst cases, samples of the data."""
 
 import textwrap
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from bipvl.data.spec import dataset_title
 from bipvl.engine.variants import variant_title
 from bipvl.figures import panels, style
 from bipvl.figures.panels import LEGEND, LINE, TIGHT
-from bipvl.figures.slice_tables import Slice, read_slices
+from bipvl.figures.slice_tables import SliceData, read_slices
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column shows over the image: nothing, a layer's classes, or where the layer is wrong."""
+    """What a column shows over the image: nothing, a layer's classes, or the layer's errors."""
 
     title: str
     layer: str | None = None
@@ -32,14 +32,14 @@ IMAGE, TRUTH = Column("Image"), Column("Truth", "truth")
 
 
 def draw_qualitative(table: pd.DataFrame) -> Figure:
-    """A row a slice: image, truth and each variant, with the classes at the right."""
+    """One row per slice: image, truth and each variant, with the classes at the right."""
     slices = read_slices(table)
     columns = [Column(variant_title(name), name) for name in _variants(slices)]
     return _with_legends(table, slices, [IMAGE, TRUTH, *columns])
 
 
 def draw_errors(table: pd.DataFrame) -> Figure:
-    """As ``draw_qualitative``, from its table, but of each variant where it is wrong."""
+    """Like ``draw_qualitative``, from its table, but with each variant's errors."""
     slices = read_slices(table)
     columns = [Column(variant_title(name), name, errors=True) for name in _variants(slices)]
     figure = _with_legends(table, slices, [IMAGE, TRUTH, *columns])
@@ -47,10 +47,10 @@ def draw_errors(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _with_legends(table: pd.DataFrame, slices: Sequence[Slice], columns: Sequence[Column]) -> Figure:
-    """The slices, at the right of each its classes."""
-    entries = [panels.patches(this.texts("classes"), _shown(this)) for this in slices]
-    heights = panels.legend_rows([_aspect(this) for this in slices], len(columns), entries)
+def _with_legends(table: pd.DataFrame, slices: Sequence[SliceData], columns: Sequence[Column]) -> Figure:
+    """Draw one row per slice, with its classes at the right."""
+    entries = [panels.patches(data.texts("classes"), _shown(data)) for data in slices]
+    heights = panels.legend_rows([_aspect(data) for data in slices], len(columns), entries)
     figure, grid, _ = panels.rows_figure(heights, len(columns))
     _fill(grid, slices, columns)
     for axes, legend in zip(grid[:, -1], entries, strict=True):
@@ -62,22 +62,22 @@ def _with_legends(table: pd.DataFrame, slices: Sequence[Slice], columns: Sequenc
 
 
 def draw_failures(table: pd.DataFrame) -> Figure:
-    """A row a case, the worst first: image, truth, prediction, where it is wrong, and its worst class."""
+    """One row per case, the worst first: image, truth, prediction, errors, and the worst class."""
     slices = read_slices(table)
     (variant,) = _variants(slices)
     wrong = Column("Errors", variant, errors=True, scored=False)
     columns = [IMAGE, TRUTH, Column(variant_title(variant), variant), wrong]
     shown: dict[str, set[int]] = {}
-    for this in slices:
-        shown.setdefault(this.facts["dataset"], set()).update(_shown(this))
-    names = {this.facts["dataset"]: this.texts("classes") for this in slices}
+    for data in slices:
+        shown.setdefault(data.facts["dataset"], set()).update(_shown(data))
+    names = {data.facts["dataset"]: data.texts("classes") for data in slices}
     across = {dataset: 3 if max(map(len, names[dataset])) > 24 else 5 for dataset in shown}
     below = [LINE * (1.8 - -len(shown[dataset]) // across[dataset]) for dataset in shown]
-    heights = [panels.panel_width(len(columns), text=0.2) * _aspect(this) for this in slices]
+    heights = [panels.panel_width(len(columns), text=0.2) * _aspect(data) for data in slices]
     figure, grid, bottom = panels.rows_figure(heights, len(columns), text=0.2, below=below)
     _fill(grid, slices, columns)
-    for axes, this in zip(grid[:, -1], slices, strict=True):
-        axes.text(0.04, 0.5, _worst(this), va="center", transform=axes.transAxes, fontsize=style.SMALL)
+    for axes, data in zip(grid[:, -1], slices, strict=True):
+        axes.text(0.04, 0.5, _worst(data), va="center", transform=axes.transAxes, fontsize=style.SMALL)
     for axes, dataset in zip(bottom, shown, strict=True):
         entries = panels.patches(names[dataset], shown[dataset], width=99)
         title = {"title": dataset_title(dataset), "title_fontsize": style.SMALL, "alignment": "left"}
@@ -88,63 +88,63 @@ def draw_failures(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _worst(this: Slice) -> str:
-    """The name of the class with the case's lowest Dice."""
-    more = int(this.facts["worst_count"]) - 1
-    name = this.facts["worst_class"] + (f" and {more} more" if more else "")
-    return "\n".join(["worst class:", *textwrap.wrap(name, 25), f"Dice {this.facts['worst_dice']:.2f}"])
+def _worst(data: SliceData) -> str:
+    """The name and Dice of the case's worst class."""
+    more = int(data.facts["worst_count"]) - 1
+    name = data.facts["worst_class"] + (f" and {more} more" if more else "")
+    return "\n".join(["worst class:", *textwrap.wrap(name, 25), f"Dice {data.facts['worst_dice']:.2f}"])
 
 
-def _variants(slices: Sequence[Slice]) -> list[str]:
+def _variants(slices: Sequence[SliceData]) -> list[str]:
     return list(dict.fromkeys(name for s in slices for name in s.masks if name != "truth"))
 
 
-def _shown(this: Slice) -> set[int]:
-    """The classes of a slice, in truth and predictions."""
-    return {number for mask in this.masks.values() for number in panels.drawn(mask)}
+def _shown(data: SliceData) -> set[int]:
+    """The classes of a slice in truth and predictions."""
+    return {number for mask in data.masks.values() for number in panels.classes_in(mask)}
 
 
-def _aspect(this: Slice) -> float:
-    height, width = this.size
+def _aspect(data: SliceData) -> float:
+    height, width = data.size
     return height / width
 
 
-def _fill(grid: np.ndarray, slices: Sequence[Slice], columns: Sequence[Column]) -> None:
-    """The panels of all rows, with their titles and the rows' names."""
-    for row, this in zip(grid, slices, strict=True):
+def _fill(grid: np.ndarray, slices: Sequence[SliceData], columns: Sequence[Column]) -> None:
+    """Draw the panels of all rows, with titles and row names."""
+    for row, data in zip(grid, slices, strict=True):
         for axes, column in zip(row, columns, strict=False):
-            _panel(axes, this, column)
+            _panel(axes, data, column)
         panels.orient(row[0])
-        panels.name_row(row[0], this.facts)
+        panels.name_row(row[0], data.facts)
     for axes, column in zip(grid[0], columns, strict=False):
         axes.set_title(column.title)
 
 
-def _panel(axes: Axes, this: Slice, column: Column) -> None:
-    if column.layer and column.layer not in this.masks:
+def _panel(axes: Axes, data: SliceData, column: Column) -> None:
+    if column.layer and column.layer not in data.masks:
         panels.empty(axes, "not run")
         return
-    mask = this.masks.get(column.layer)
+    mask = data.masks.get(column.layer)
     if column.errors:
-        panels.show_errors(axes, this, mask)
+        panels.show_errors(axes, data, mask)
     else:
-        panels.show(axes, this, mask)
+        panels.show(axes, data, mask)
     if column == TRUTH:
-        panels.number_classes(axes, panels.centres(this), mask)
-    dice = this.facts.get(f"dice_{column.layer}")
+        panels.number_classes(axes, panels.centres(data), mask)
+    dice = data.facts.get(f"dice_{column.layer}")
     if dice is not None and column.scored:
-        axes.text(0.03, 0.03, f"Dice {dice:.2f}", transform=axes.transAxes, **panels.white())
+        axes.text(0.03, 0.03, f"Dice {dice:.2f}", transform=axes.transAxes, **panels.ON_IMAGE)
 
 
 def _error_key(figure: Figure) -> None:
-    """What the colours of errors mean, above the figure."""
-    meaning = ("in the truth alone", "in the prediction alone", "in both, not the same")
+    """Draw the legend of the error colours above the figure."""
+    meaning = ("only in the truth", "only in the prediction", "in both, but not the same")
     entries = zip(style.ERRORS.items(), meaning, strict=True)
     key = [Patch(facecolor=colour, label=f"{name} ({how})") for (name, colour), how in entries]
     figure.legend(handles=key, loc="outside upper center", ncols=len(key), **LEGEND)
 
 
-def _caption(table: pd.DataFrame, slices: Sequence[Slice], rule: str, *, errors: bool = False) -> str:
+def _caption(table: pd.DataFrame, slices: Sequence[SliceData], rule: str, *, errors: bool = False) -> str:
     channels = {s.facts["channel"]: dataset_title(s.facts["dataset"]) for s in slices}
     shown = ", ".join(f"{c} of {title}" for c, title in channels.items() if c not in ("CT", "MR"))
     scored = any(fact.startswith("dice_") for s in slices for fact in s.facts)
@@ -152,7 +152,7 @@ def _caption(table: pd.DataFrame, slices: Sequence[Slice], rule: str, *, errors:
         provenance(table.dropna(subset=["dataset"])),
         f"Shown: {rule}, seen from the feet (R: patient's right).",
         "Dice: of the whole case, mean over classes." if scored else "",
-        "White: the truth's outlines." if errors else "",
+        "White: outlines of the truth." if errors else "",
         "Of nested classes the innermost is drawn." if len(slices) > 1 or shown else "",
         f"Channel shown: {shown}." if shown else "",
     ]
@@ -160,7 +160,7 @@ def _caption(table: pd.DataFrame, slices: Sequence[Slice], rule: str, *, errors:
 
 
 def draw_data_samples(table: pd.DataFrame) -> Figure:
-    """A column a case: axial image, truth over it, truth over a coronal slice; the prompts' titles below."""
+    """One column per case: axial image, with truth, coronal slice with truth; below, the prompts' titles."""
     slices = read_slices(table)
     cases = list(dict.fromkeys(s.facts["case"] for s in slices))
     found = {(s.facts["case"], s.facts["plane"]): s for s in slices}
@@ -177,10 +177,10 @@ def draw_data_samples(table: pd.DataFrame) -> Figure:
     figure.get_layout_engine().set(**TIGHT)
     for number, ((plane, overlaid), frame) in enumerate(zip(rows, frames, strict=True)):
         for column, case in enumerate(cases):
-            axes, this = figure.add_subplot(grid[number, column]), found[case, plane]
-            panels.show(axes, this, this.masks["truth"] if overlaid else None, frame=frame)
+            axes, data = figure.add_subplot(grid[number, column]), found[case, plane]
+            panels.show(axes, data, data.masks["truth"] if overlaid else None, frame=frame)
             if overlaid:
-                panels.number_classes(axes, panels.centres(this), this.masks["truth"])
+                panels.number_classes(axes, panels.centres(data), data.masks["truth"])
             if number == 0:
                 axes.set_title(case)
             if column == 0:
@@ -192,11 +192,10 @@ def draw_data_samples(table: pd.DataFrame) -> Figure:
     below.legend(handles=handles, loc="center", ncols=columns, **LEGEND)
     facts = slices[0].facts
     figure.suptitle(dataset_title(facts["dataset"]), fontsize=9)
-    channel = f" Channel shown: {facts['channel']}." if facts["channel"] not in ("CT", "MR") else ""
     style.caption(
         figure,
         f"{provenance(table.dropna(subset=['dataset']))} {facts['cases']}; shown: training cases, the slices "
-        "with most foreground, to one scale (R: patient's right). Numbers and colours: the prompts' titles; "
-        f"of nested classes the innermost is drawn.{channel}",
+        "with most foreground, at one scale (R: patient's right). Numbers and colours: the prompts' titles; "
+        f"of nested classes the innermost is drawn.{panels.channel_sentence(facts)}",
     )
     return figure

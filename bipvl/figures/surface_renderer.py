@@ -1,22 +1,25 @@
-"""Masks as lit surfaces: from each pixel a ray into the volume, to the first surface that it meets."""
+"""Masks as lit surfaces: marching cubes gives triangles, which are drawn from back to front."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import TriMesh
 from matplotlib.colors import to_rgb
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from matplotlib.tri import Triangulation
+from scipy.ndimage import gaussian_filter, map_coordinates
+from skimage.measure import marching_cubes
 
 from bipvl.figures import style
 
 AZIMUTH, ELEVATION = np.radians(25), np.radians(20)
-"""The viewer: before the patient, gone round towards the patient's left, and above."""
-RAYS, STEP = 300, 0.125
-"""Rays along a picture's longer side; the shortest step of a ray, voxels."""
+"""Direction of the viewer: in front of the patient, turned towards the patient's left, and above."""
 SMOOTHING, KEPT = 0.9, 0.7
-"""Standard deviation (voxels) of the Gaussian over a mask before its surface (0.5) is taken; what a voxel of
-the mask has after it at least, so that thin parts stay."""
+"""Standard deviation (voxels) of the Gaussian that smooths a mask before its surface is taken at 0.5, and the
+smallest value that a voxel of the mask keeps, so that thin parts do not vanish."""
 VEIL = 0.35
-"""Opacity of a class around others."""
+"""Opacity of a see-through class."""
 
 
 def _view() -> np.ndarray:
@@ -29,114 +32,97 @@ def _view() -> np.ndarray:
 
 
 VIEW = _view()
-LIGHT = np.array([-0.4, 0.6, 0.7]) @ VIEW / np.linalg.norm([-0.4, 0.6, 0.7])
+LIGHT = np.array([-0.4, 0.6, 0.7]) / np.linalg.norm([-0.4, 0.6, 0.7])
 
 
-def render(mask: np.ndarray, see_through: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Class numbers (to right × front × head, cubes) as lit surfaces, seen along VIEW.
+@dataclass(frozen=True)
+class Surface:
+    """The triangles of a surface that face the viewer, the farthest first.
+
+    ``points`` P × 3, along VIEW, mm; ``triangles`` T × 3, indices of points; ``numbers`` P, classes;
+    ``colours`` P × RGBA; ``opacity`` of the whole surface.
+    """
+
+    points: np.ndarray
+    triangles: np.ndarray
+    numbers: np.ndarray
+    colours: np.ndarray
+    opacity: float
+
+
+def surfaces(mask: np.ndarray, see_through: Sequence[int] = (), voxel_mm: float = 1.0) -> list[Surface]:
+    """The surfaces of class numbers (right × front × head, cubic voxels), in the order of drawing.
 
     Args:
-        see_through: numbers of classes through which others are seen.
-
-    Returns:
-        rows × columns × RGBA; and the class that each pixel shows, 0 none.
+        see_through: numbers of the classes that surround the others; they are drawn last, see-through.
     """
     outer = np.isin(mask, see_through)
-    picture, numbers, depth = _surface(np.where(outer, 0, mask))
-    if not outer.any():
-        return picture, numbers
-    veil, outer_numbers, outer_depth = _surface(np.where(outer, mask, 0))
-    before = outer_depth < depth
-    top = veil * np.where(before[..., None], [1, 1, 1, VEIL], 0)
-    return _over(top, picture), np.where((numbers == 0) & before, outer_numbers, numbers)
+    parts = [(np.where(outer, 0, mask), 1.0), (np.where(outer, mask, 0), VEIL)]
+    return [_surface(part, voxel_mm, opacity) for part, opacity in parts if part.any()]
 
 
-def _frame(shape: Sequence[int]) -> np.ndarray:
-    """Width, height and length along VIEW of a volume with its surfaces, voxels."""
-    return np.abs(VIEW) @ (np.array(shape) + 1)
+def draw(axes: Axes, surface: Surface) -> None:
+    """Draw a surface into axes in mm, over what is there already."""
+    x, y, _ = surface.points.T
+    mesh = TriMesh(Triangulation(x, y, surface.triangles), rasterized=True, zorder=2)
+    mesh.set_facecolor(surface.colours)
+    if surface.opacity < 1:  # filter the drawn picture: opacities of overlapping triangles would add up
+        mesh.set_agg_filter(lambda picture, dpi: (picture * [1, 1, 1, surface.opacity], 0, 0))
+    axes.add_collection(mesh, autolim=False)
 
 
-def pitch(shape: Sequence[int]) -> float:
-    """From ray to ray of ``render``, voxels."""
-    return _frame(shape)[:2].max() / RAYS
+def visible_classes(parts: Sequence[Surface], low: np.ndarray, high: np.ndarray, pitch: float) -> np.ndarray:
+    """The class in each square of a picture from ``low`` to ``high`` (x, y; mm), rows upwards; 0 none.
 
-
-def _over(top: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """One RGBA picture over another."""
-    rest = below[..., 3:] * (1 - top[..., 3:])
-    alpha = top[..., 3:] + rest
-    colour = top[..., :3] * top[..., 3:] + below[..., :3] * rest
-    return np.concatenate([colour / np.where(alpha > 0, alpha, 1), alpha], axis=-1)
-
-
-def _surface(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each ray meets first: RGBA, its class (0 none), its depth (voxels, inf where there is none)."""
-    mask = np.pad(mask, 2)
-    field = _soft(mask > 0)
-    width, height, length = _frame(np.array(mask.shape) - 4)
-    step = pitch(np.array(mask.shape) - 4)
-    y, x = np.mgrid[height / 2 : -height / 2 : -step, -width / 2 : width / 2 : step]
-    middle = (np.array(mask.shape) - 1) / 2
-    starts = middle[:, None] + VIEW.T @ np.stack([x.ravel(), y.ravel(), np.full(x.size, length / 2)])
-    depth = _march(field, starts, length)
-    met = np.isfinite(depth)
-    points = starts[:, met] - VIEW[2][:, None] * depth[met]
-    numbers, picture = np.zeros(x.size, np.uint8), np.zeros((x.size, 4))
-    numbers[met] = _classes_at(mask, points)
-    picture[met] = _lit(numbers[met], _normals(field, points))
-    return picture.reshape(*x.shape, 4), numbers.reshape(x.shape), depth.reshape(x.shape)
-
-
-def _march(field: np.ndarray, starts: np.ndarray, length: float) -> np.ndarray:
-    """How far from its start (3 × P) each ray meets the field's surface, voxels; inf where not in ``length``.
-
-    A ray goes on by its distance to the nearest voxel inside, less √3: so far before it a surface may lie.
+    A see-through class is visible only where no other is.
     """
-    depth = np.full(starts.shape[1], np.inf)
-    if not (field >= 0.5).any():
-        return depth
-    free = distance_transform_edt(field < 0.5).astype(np.float32) - 3**0.5
-    going, gone = np.arange(depth.size), np.zeros(depth.size)
-    while going.size:
-        points = starts[:, going] - VIEW[2][:, None] * gone
-        way = map_coordinates(free, points, order=1, mode="nearest")
-        met = way <= 0
-        met[met] = map_coordinates(field, points[:, met], order=1) >= 0.5
-        depth[going[met]] = gone[met]
-        gone = gone + np.maximum(way, STEP)
-        on = ~met & (gone < length)
-        going, gone = going[on], gone[on]
-    return depth
+    picture = np.zeros(np.ceil((high - low) / pitch).astype(int)[::-1] + 1, np.uint8)
+    near = np.vstack([(1 + np.eye(3)) / 4, (1 - np.eye(3)) / 2])  # six samples per triangle leave no gaps
+    for surface in sorted(parts, key=lambda part: part.opacity):
+        samples = (near @ surface.points[surface.triangles]).reshape(-1, 3)
+        numbers = surface.numbers[surface.triangles[:, [0, 1, 2, 1, 2, 0]]].ravel()
+        order = np.argsort(samples[:, 2], kind="stable")
+        column, row = ((samples[order, :2] - low) / pitch).astype(int).T
+        picture[row, column] = numbers[order]
+    return picture
+
+
+def _surface(mask: np.ndarray, voxel_mm: float, opacity: float) -> Surface:
+    middle, mask = (np.array(mask.shape) - 1) / 2 + 2, np.pad(mask, 2)
+    field = _soft(mask > 0)
+    points, triangles, _, _ = marching_cubes(field, 0.5)
+    numbers, normals = _nearest_classes(mask, points), _normals(field, points) @ VIEW.T
+    seen = (points - middle) @ VIEW.T * voxel_mm
+    triangles = triangles[(normals[triangles, 2] > 0).any(1)]
+    triangles = triangles[np.argsort(seen[triangles, 2].mean(1), kind="stable")]
+    return Surface(seen, triangles, numbers, _lit(numbers, normals), opacity)
 
 
 def _soft(inside: np.ndarray) -> np.ndarray:
-    """A mask as a smooth field, its surface at 0.5."""
+    """A mask as a smooth field with its surface at 0.5."""
     return np.maximum(gaussian_filter(inside.astype(np.float32), SMOOTHING, mode="constant"), KEPT * inside)
 
 
-def _classes_at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The class that is nearest to each point (3 × P)."""
+def _nearest_classes(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The class nearest to each point (P × 3)."""
     present = np.unique(mask[mask > 0])
-    if not len(present):
-        return np.zeros(points.shape[1], np.uint8)
-    near = [map_coordinates(_soft(mask == number), points, order=1) for number in present]
+    near = [map_coordinates(_soft(mask == number), points.T, order=1) for number in present]
     return present[np.argmax(near, axis=0)]
 
 
 def _normals(field: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Unit vectors out of a field's surface at points (3 × P), P × 3."""
+    """Unit vectors out of a field's surface (P × 3), smoother than those of ``marching_cubes``."""
     slopes = np.gradient(gaussian_filter(field, 0.7))
-    normals = -np.stack([map_coordinates(slope, points, order=1) for slope in slopes], axis=1)
+    normals = -np.stack([map_coordinates(slope, points.T, order=1) for slope in slopes], axis=1)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
 
 
 def _lit(numbers: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Class colours (P × RGBA) under a light at the upper left, darker where the surface turns away."""
-    palette = [to_rgb(style.class_colour(n - 1)) for n in range(numbers.max(initial=0) + 1)]
-    colours = np.array(palette)[numbers]
-    facing = np.clip(normals @ VIEW[2], 0, 1)
-    light = (0.5 + 0.55 * np.clip(normals @ LIGHT, 0, 1)) * (0.65 + 0.35 * facing)
-    halfway = (LIGHT + VIEW[2]) / np.linalg.norm(LIGHT + VIEW[2])
+    """Class colours (P × RGBA) under a light from the upper left, darker where the surface turns away."""
+    palette = np.array([to_rgb(style.class_colour(n - 1)) for n in range(numbers.max() + 1)])
+    light, viewer = VIEW @ LIGHT, np.array([0, 0, 1])
+    halfway = (light + viewer) / np.linalg.norm(light + viewer)
+    shade = (0.5 + 0.55 * np.clip(normals @ light, 0, 1)) * (0.65 + 0.35 * np.clip(normals[:, 2], 0, 1))
     gloss = 0.2 * np.clip(normals @ halfway, 0, 1) ** 24
-    lit = np.clip(colours * light[:, None] + gloss[:, None], 0, 1)
-    return np.concatenate([lit, np.ones((len(lit), 1))], axis=1)
+    lit = np.clip(palette[numbers] * shade[:, None] + gloss[:, None], 0, 1)
+    return np.hstack([lit, np.ones((len(lit), 1))])

@@ -1,4 +1,4 @@
-"""Tables of voxels, so that a case's masks can be drawn in three dimensions without the scan."""
+"""Tables of voxels, so that a case's masks can be drawn in 3D without the scan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ from bipvl.figures.case_selection import ShownCase, median_cases
 from bipvl.figures.slice_tables import LIST, read_masks
 
 LONGEST_SIDE = 56
-"""Voxels of a drawn volume; a larger one is thinned."""
+"""Longest side of a drawn volume, voxels; a larger one is subsampled."""
 SIZE = ["size_right", "size_front", "size_head"]
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A case read back: what its table says of it, and class numbers by layer (to right × front × head)."""
+    """A case read back from its table: facts, and class numbers by layer (right × front × head)."""
 
     facts: dict[str, str | float]
     masks: dict[str, np.ndarray]
 
     def texts(self, fact: str) -> list[str]:
-        """A fact that holds several names."""
+        """Split a fact that holds several names."""
         return self.facts[fact].split(LIST) if fact in self.facts else []
 
 
 def surfaces_table(folders: Mapping[str, Sequence[Path]], data_root: str | Path) -> pd.DataFrame:
-    """Truth and predictions of the cases of ``qualitative_table``; args and raises as there."""
+    """Truth and predictions of the cases in ``qualitative_table``; same arguments and errors."""
     return pd.concat([volume_table(case) for case in median_cases(folders, data_root)], ignore_index=True)
 
 
 def volume_table(shown: ShownCase) -> pd.DataFrame:
-    """A case's masks as runs of equal voxels towards the head, one a row.
+    """A case's masks as runs of equal voxels towards the head, one row per run.
 
-    Columns: what is said of the case (in its first row alone); ``layer`` (truth or a variant); ``start``
-    (index of the run's first voxel, C order of right × front × head), ``length`` (voxels), ``number`` (of
-    the class). Voxels are cubes of ``voxel_mm``, the nearest of the scan's, in the box around all masks.
+    Columns: facts (in the first row only); ``layer`` (truth or a variant); ``start`` (index of the run's
+    first voxel, C order of right × front × head); ``length`` (voxels); ``number`` (of the class). Voxels are
+    cubes of ``voxel_mm``, sampled from the nearest voxel of the scan, in the box around all masks.
     """
     spec = shown.spec
     masks, zooms = read_masks(spec, shown.case, shown.predictions)
@@ -60,7 +60,7 @@ def volume_table(shown: ShownCase) -> pd.DataFrame:
 
 
 def read_volumes(table: pd.DataFrame) -> list[Volume]:
-    """The volumes of one or more of ``volume_table``'s tables."""
+    """The volumes of one or more concatenated ``volume_table``s."""
     first = table.columns.get_loc("layer")
     volumes = []
     for _, part in table.groupby(table["dataset"].notna().cumsum(), sort=False):
@@ -77,7 +77,7 @@ def read_volumes(table: pd.DataFrame) -> list[Volume]:
 
 
 def _cubes(masks: Mapping[str, np.ndarray], zooms: Sequence[float]) -> tuple[dict[str, np.ndarray], float]:
-    """Masks in the box around all of them, as cubes; returns them and a cube's side, mm."""
+    """Masks in the box around all of them, resampled to cubes; returns them and a cube's side, mm."""
     found = np.any([mask > 0 for mask in masks.values()], axis=0)
     low, high = np.zeros(3, int), np.array(found.shape)
     if found.any():
@@ -93,7 +93,7 @@ def _cubes(masks: Mapping[str, np.ndarray], zooms: Sequence[float]) -> tuple[dic
 
 
 def _runs(mask: np.ndarray) -> pd.DataFrame:
-    """Runs of equal foreground voxels; an empty mask is one run of background."""
+    """Runs of equal foreground voxels; an empty mask gives one run of background."""
     flat = mask.ravel()
     start = np.r_[0, np.flatnonzero(np.diff(flat.astype(int))) + 1]
     runs = pd.DataFrame({"start": start, "length": np.diff(np.r_[start, flat.size]), "number": flat[start]})
@@ -101,7 +101,7 @@ def _runs(mask: np.ndarray) -> pd.DataFrame:
 
 
 def _around(spec: DatasetSpec) -> list[str]:
-    """The classes in which others lie, and that lie in none."""
+    """The outermost of nested classes."""
     sets = {c.name: set(c.codes) for c in spec.classes}
     return [
         name

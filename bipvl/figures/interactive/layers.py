@@ -1,4 +1,4 @@
-"""A scan and what lies over it, read for showing: grey values, classes' numbers, attention, on one grid."""
+"""Read a scan and its overlays for display: grey values, class numbers and attention on one grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +17,21 @@ from bipvl.figures import style
 from bipvl.figures.slice_tables import grey_values
 from bipvl.figures.word_attention import TINT, share_norm
 
-Scan = str | Path | nib.Nifti1Image
-"""A NIfTI file, or what nibabel made of one."""
+ScanSource = str | Path | nib.Nifti1Image
+"""A NIfTI file, or an image of nibabel."""
 
 LONGEST_SIDE = 256
-"""Voxels of a side that are shown; of a longer one every second, third … is taken."""
+"""Longest displayed side, voxels; a larger scan is subsampled."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
-    """What lies over an image: numbers H × W × D (uint8), and of each number its colour and its name.
+class Overlay:
+    """Numbers over an image, with a colour and a name for each number.
 
-    ``colours`` are rows of red, green, blue and opacity, 0…255. ``classes`` tells numbers of classes (from 1,
-    0 is see-through) from steps of a scale.
+    Attributes:
+        numbers: H × W × D, uint8.
+        colours: one row per number: red, green, blue and opacity, 0…255.
+        classes: True if the numbers are classes (0 is background), False if they are steps of a scale.
     """
 
     title: str
@@ -40,79 +42,82 @@ class Layer:
 
     @property
     def outlines(self) -> np.ndarray:
-        """The numbers at the classes' surfaces alone: what has a neighbour of another number."""
+        """The numbers at the surfaces of classes only: voxels with a different neighbour."""
         cross = {"footprint": generate_binary_structure(3, 1), "mode": "nearest"}
         differs = maximum_filter(self.numbers, **cross) != minimum_filter(self.numbers, **cross)
         return self.numbers * differs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """A scan's first channel as grey values H × W × D (0…255; axes to the right, the front and the head),
-    the affine from its voxels to mm, and the layers over it, on the same grid."""
+class LayeredScan:
+    """A scan with overlays on the same grid.
+
+    Attributes:
+        grey: the first channel, H × W × D, 0…255; axes to the right, the front and the head.
+        affine: from voxels to mm.
+    """
 
     grey: np.ndarray
     affine: np.ndarray
-    layers: tuple[Layer, ...]
+    overlays: tuple[Overlay, ...]
 
 
-def read_scene(
-    image: Scan,
-    truth: Scan | None = None,
-    prediction: Scan | None = None,
-    attention: Scan | None = None,
+def read_layers(
+    image: ScanSource,
+    truth: ScanSource | None = None,
+    prediction: ScanSource | None = None,
+    attention: ScanSource | None = None,
     *,
     spec: DatasetSpec,
-) -> Scene:
-    """The scan and its layers on one grid.
+) -> LayeredScan:
+    """Read a scan and its overlays on one grid.
 
     Args:
-        image: of any orientation; of several channels the first is shown, and may be given alone.
-        truth, prediction: label maps on the image's grid, in the dataset's own codes.
-        attention: on any grid, as multiples of an even one (``Lab.attention_image``).
-        spec: tells the classes, their codes, and how image values become grey.
+        image: a scan of any orientation; only its first channel is shown and needed.
+        truth, prediction: label maps on the image's grid, with the data set's codes.
+        attention: on any grid, in multiples of uniform attention (``Lab.attention_image``).
+        spec: the data set, with its classes, codes and intensity window.
 
     Raises:
-        BipvlError: a file that cannot be read, or does not fit the image or the dataset.
+        BipvlError: a file is unreadable, or does not fit the image or the data set.
     """
     scan = _open(image)
     channels = np.asarray(scan.dataobj, np.float32).reshape(*scan.shape[:3], -1)
-    found = channels.shape[-1] if channels.shape[-1] > 1 else len(spec.channels)  # the first alone will do
+    found = channels.shape[-1] if channels.shape[-1] > 1 else len(spec.channels)  # the first is enough
     if issue := image_issue(spec, (found, *scan.shape[:3]), scan.affine):
         raise issue.at(_name(image))
     step = -(-max(scan.shape[:3]) // LONGEST_SIDE)
     affine = scan.affine @ np.diag([step, step, step, 1])
-    thin = (slice(None, None, step),) * 3
-    grey = grey_values(spec, channels[..., 0])[thin]
+    sampled = (slice(None, None, step),) * 3
+    grey = grey_values(spec, channels[..., 0])[sampled]
     masks = {"Truth": truth, "Prediction": prediction}
-    layers = [
-        _classes(title, _codes(mask, scan, spec)[thin], spec)
+    overlays = [
+        _classes(title, _codes(mask, scan, spec)[sampled], spec)
         for title, mask in masks.items()
         if mask is not None
     ]
     if attention is not None:
-        layers.append(_attention(_open(attention), affine, grey.shape))
-    return Scene(grey=grey, affine=affine, layers=tuple(layers))
+        overlays.append(_attention(_open(attention), affine, grey.shape))
+    return LayeredScan(grey=grey, affine=affine, overlays=tuple(overlays))
 
 
-def _open(scan: Scan) -> nib.Nifti1Image:
-    """With axes to the right, the front and the head."""
+def _open(scan: ScanSource) -> nib.Nifti1Image:
+    """A scan with axes to the right, the front and the head."""
     if isinstance(scan, (str, Path)):
         scan = open_scan(Path(scan))
     if len(scan.shape) not in (3, 4):
-        raise BipvlError(
-            f"{_name(scan)} has {len(scan.shape)} axes, but a scan has three; give one 3D volume."
-        )
+        problem = f"has {len(scan.shape)} axes, but a scan has three"
+        raise BipvlError(problem, "give one 3D volume", _name(scan))
     return nib.as_closest_canonical(scan)
 
 
-def _name(scan: Scan) -> str:
+def _name(scan: ScanSource) -> str:
     if isinstance(scan, nib.Nifti1Image):
         return scan.get_filename() or "the volume"
     return str(scan)
 
 
-def _codes(mask: Scan, image: nib.Nifti1Image, spec: DatasetSpec) -> np.ndarray:
+def _codes(mask: ScanSource, image: nib.Nifti1Image, spec: DatasetSpec) -> np.ndarray:
     volume = _open(mask)
     codes = np.asarray(volume.dataobj)
     grids = (image.shape[:3], image.affine, volume.shape[:3], volume.affine)
@@ -121,9 +126,9 @@ def _codes(mask: Scan, image: nib.Nifti1Image, spec: DatasetSpec) -> np.ndarray:
     return codes
 
 
-def _classes(title: str, codes: np.ndarray, spec: DatasetSpec) -> Layer:
+def _classes(title: str, codes: np.ndarray, spec: DatasetSpec) -> Overlay:
     colours = [to_rgba(style.class_colour(row)) for row in range(spec.num_classes)]
-    return Layer(
+    return Overlay(
         title=title,
         numbers=class_indices(spec, codes),
         colours=np.rint(255 * np.array([(0, 0, 0, 0), *colours])).astype(np.uint8),
@@ -132,8 +137,8 @@ def _classes(title: str, codes: np.ndarray, spec: DatasetSpec) -> Layer:
     )
 
 
-def _attention(scan: nib.Nifti1Image, affine: np.ndarray, shape: Sequence[int]) -> Layer:
-    """On the image's grid, each position of the attention as the block that it is; even where it has none."""
+def _attention(scan: nib.Nifti1Image, affine: np.ndarray, shape: Sequence[int]) -> Overlay:
+    """Attention resampled to the image's grid, in blocks; uniform outside its own grid."""
     ratio = affine_transform(
         np.asarray(scan.dataobj, float),
         np.linalg.inv(scan.affine) @ affine,
@@ -143,8 +148,10 @@ def _attention(scan: nib.Nifti1Image, affine: np.ndarray, shape: Sequence[int]) 
         cval=1.0,
     )
     limit, steps = share_norm(100 * ratio).vmax, np.arange(256) / 255
-    share = (1 + np.log(np.clip(ratio, 1 / limit, limit)) / np.log(limit)) / 2  # an even one in the middle
-    return Layer(
+    share = (
+        1 + np.log(np.clip(ratio, 1 / limit, limit)) / np.log(limit)
+    ) / 2  # uniform attention in the middle
+    return Overlay(
         title="Attention",
         numbers=np.rint(255 * share).astype(np.uint8),
         colours=np.rint(255 * TINT(steps)).astype(np.uint8),

@@ -1,4 +1,4 @@
-"""A trained network asked with other texts: what a class's mask, similarities and word attention become."""
+"""Ask a trained network with other texts: their effect on masks, similarities and word attention."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ from bipvl.engine.predict import to_labels
 from bipvl.engine.run import Run
 from bipvl.engine.snapshots import Snapshot
 from bipvl.engine.variants import prompt_texts
-from bipvl.figures.slice_tables import LIST
-from bipvl.figures.word_attention import rescaled
+from bipvl.figures.slice_tables import LIST, as_seen, pixel_table
+from bipvl.figures.word_attention import STAGE, rescaled, times
 from bipvl.model.losses import TEMPERATURE
 from bipvl.model.tokens import tokenize
 
 TRAINED = "as trained"
 SHOWN_EDITS = ("paraphrased", "ambiguous", "other_details", "mirrored", "typing_errors")
-"""Of ``bipvl.data.prompt_edits`` those that leave a concept its place; the first keeps what it says."""
+"""Edits of ``bipvl.data.prompt_edits`` that keep each concept in its place; the first keeps its meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """A crop of a case on the working grid with a class in its middle.
+class ClassWindow:
+    """A crop of a case at working spacing, centred on a class.
 
-    ``image`` M × H × W × D; ``truth`` N × H × W × D, one mask a class; ``affine`` from voxels to mm.
+    ``image`` M × H × W × D; ``truth`` N × H × W × D, one mask per class; ``affine`` from voxels to mm.
     """
 
     case: str
@@ -54,11 +54,11 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a network makes of a window with some texts.
+    """The output of a network for a window and texts.
 
-    ``masks`` N × H × W × D, one a class; ``dice`` of the window's class; ``similarity`` N, cosines of its
-    global text vector with each class's visual vector; ``attention`` of a word by stage, h × w × d, as
-    multiples of an even one, without a stage where the class's texts lack the word.
+    ``masks`` N × H × W × D, one per class; ``dice`` of the window's class; ``similarity`` N, cosines of its
+    global text vector with each class's visual vector; ``attention`` to a word by stage, h × w × d, in
+    multiples of uniform attention, empty if the class's texts lack the word.
     """
 
     masks: Tensor
@@ -68,7 +68,7 @@ class Answer:
 
 
 class Lab:
-    """A trained run that can be asked with any texts; ``texts`` N × (K + 1) are those it was trained with.
+    """A trained run to ask with any texts; ``texts`` N × (K + 1) are those of its training.
 
     Raises:
         BipvlError: the run is not trained, or its network reads no prompts.
@@ -76,11 +76,10 @@ class Lab:
 
     def __init__(self, *, run: Run, device: torch.device | None = None) -> None:
         if not run.variant.language:
-            raise BipvlError(
-                f"{run.directory} is a run of {run.variant.title}, which reads no prompts; give one that does"
-            )
+            problem = f"is a run of {run.variant.title}, which reads no prompts"
+            raise BipvlError(problem, "give a run of a variant that does", run.directory)
         if not run.model_folder.is_dir():
-            raise BipvlError(f"{run.directory} holds no trained network (no model folder); train it first")
+            raise BipvlError("holds no trained network (no model folder)", "train it first", run.directory)
         from accelerate import Accelerator
 
         self.run, self.spec = run, run.spec
@@ -88,8 +87,8 @@ class Lab:
         self.device = device or Accelerator().device
         self.network = load_network(run.variant, run.model_folder).eval().to(self.device)
 
-    def window(self, case: Case, class_index: int) -> Window:
-        """The part of a case around a class, as large as the network's training crops.
+    def window(self, case: Case, class_index: int) -> ClassWindow:
+        """The part of a case around a class, of the size of the network's training crops.
 
         Raises:
             BipvlError: the case cannot be read, or has no voxel of the class.
@@ -99,9 +98,9 @@ class Lab:
         sample["label"] = class_masks(sample["label"], self.spec)
         present = [c.name for c, mask in zip(self.spec.classes, sample["label"], strict=True) if mask.any()]
         if (name := self.spec.classes[class_index].name) not in present:
-            raise BipvlError(f"the case {case.id} has no {name}; choose one of: {', '.join(present)}")
+            raise BipvlError(f"the case {case.id} has no {name}", f"choose one of: {', '.join(present)}")
         crop = window_around(sample, class_index, self.run.config["crop"])
-        return Window(
+        return ClassWindow(
             case=case.id,
             class_index=class_index,
             image=crop["image"].as_subclass(Tensor),
@@ -110,17 +109,16 @@ class Lab:
         )
 
     def words(self, texts: Texts, class_index: int) -> list[str]:
-        """The words of a class's texts, as ``ask`` takes them."""
-        return list(
-            words_of(self.network.tokenizer, tokenize(self.network.tokenizer, texts).ids[class_index])
-        )
+        """The words of a class's texts that ``ask`` accepts."""
+        tokenizer = self.network.tokenizer
+        return list(words_of(tokenizer, tokenize(tokenizer, texts).ids[class_index]))
 
     @torch.no_grad()
-    def ask(self, window: Window, texts: Texts, word: str) -> Answer:
-        """What the network makes of a window with these texts, N × (K + 1).
+    def ask(self, window: ClassWindow, texts: Texts, word: str) -> Answer:
+        """Run the network on a window with texts, N × (K + 1).
 
         Raises:
-            BipvlError: a text too long for the text encoder, or no text reads the image in this network.
+            BipvlError: a text is too long for the text encoder, or no text reads the image in this network.
         """
         volume, c = window.image[None].to(self.device), window.class_index
         output = self.network(volume, texts)
@@ -140,27 +138,24 @@ class Lab:
             },
         )
 
-    def table(self, window: Window, asked: Mapping[str, Texts], word: str, concept: str) -> pd.DataFrame:
-        """Answers to texts by name, each on the window's axial slice with most of the class, a pixel a row.
+    def table(self, window: ClassWindow, asked: Mapping[str, Texts], word: str, concept: str) -> pd.DataFrame:
+        """Answers to named texts on the window's axial slice with most of the class, as ``pixel_table``s.
 
-        Columns: what is said of the answer, in its first row alone; ``row`` (from the patient's front),
-        ``pixel`` (from the patient's right); ``image`` (0…255); ``truth`` and ``prediction`` (number of the
+        Columns: the facts; ``row``; ``pixel``; ``image`` (0…255); ``truth`` and ``prediction`` (number of the
         class, 0 background, of nested classes the innermost); ``stage_n``, the word's attention in per cent
-        of an even one. Among what is said: ``similarity_c`` with each class c (from 1), and ``changed``, the
-        voxels of the window with other classes than in the first answer.
+        of uniform attention. The facts include ``similarity_c`` with each class c (from 1) and ``changed``,
+        the number of voxels in the window whose classes differ from the first answer.
 
         Args:
-            concept: of the prompts' columns, the one whose text is said of each answer.
+            concept: the column of the prompts whose text becomes a fact.
 
         Raises:
-            BipvlError: as ``ask`` and ``column`` do, or no text has the word.
+            BipvlError: no text has the word; otherwise as for ``ask`` and ``column``.
         """
         place = column(self.texts, concept)
         if not any(word.lower() in self.words(texts, window.class_index) for texts in asked.values()):
-            raise BipvlError(
-                f"no prompt of this class has the word '{word}'; its words are: "
-                f"{', '.join(self.words(self.texts, window.class_index))}"
-            )
+            known = ", ".join(self.words(self.texts, window.class_index))
+            raise BipvlError(f"no prompt of this class has the word '{word}'", f"choose one of: {known}")
         answers = {name: self.ask(window, texts, word) for name, texts in asked.items()}
         first = next(iter(answers.values()))
         parts = []
@@ -171,21 +166,21 @@ class Lab:
                 "dice": answer.dice,
                 "changed": int((answer.masks != first.masks).any(0).sum()),
                 **{f"similarity_{c}": float(s) for c, s in enumerate(answer.similarity, start=1)},
-                **{f"grid_{stage}": _times(m.shape) for stage, m in answer.attention.items()},
+                **{f"grid_{stage}": times(m.shape) for stage, m in answer.attention.items()},
             }
-            parts.append(pd.concat([pd.DataFrame(facts, index=[0]), self._pixels(window, answer)], axis=1))
+            parts.append(pixel_table(facts, self._layers(window, answer)))
         table = pd.concat(parts, ignore_index=True)
         pixels = ["row", "pixel", "image", "truth", "prediction"]
-        last = [*pixels, *(name for name in table.columns if name.startswith("stage_"))]
+        last = [*pixels, *(name for name in table.columns if name.startswith(STAGE))]
         return table[[*(name for name in table.columns if name not in last), *last]]
 
-    def attention_image(self, window: Window, answer: Answer, stage: int) -> nib.Nifti1Image:
-        """A word's attention at a stage, as ``viewer.view`` takes it."""
+    def attention_image(self, window: ClassWindow, answer: Answer, stage: int) -> nib.Nifti1Image:
+        """A word's attention at a stage, as an image for ``viewer.view``."""
         attention = answer.attention[stage]
         affine = rescaled(window.affine, np.divide(window.image.shape[1:], attention.shape))
         return nib.Nifti1Image(attention.astype(np.float32), affine)
 
-    def _facts(self, window: Window, word: str, concept: str) -> dict[str, object]:
+    def _facts(self, window: ClassWindow, word: str, concept: str) -> dict[str, object]:
         config, spacing = self.run.config, np.linalg.norm(window.affine[:3, :3], axis=0)
         return {
             **{key: config[key] for key in ("cohort", "profile", "variant")},
@@ -198,56 +193,51 @@ class Lab:
             "channel": self.spec.channels[0],
             "word": word.lower(),
             "concept": concept,
-            "window": _times(window.image.shape[1:]),
+            "window": times(window.image.shape[1:]),
             "pixel_height_mm": spacing[1],
             "pixel_width_mm": spacing[0],
         }
 
-    def _pixels(self, window: Window, answer: Answer) -> pd.DataFrame:
-        """A row a pixel of the window's slice."""
-
-        def picture(volume: np.ndarray) -> np.ndarray:
-            return np.flip(volume[..., window.slice].T)
-
-        layers = {
-            "image": picture(_grey(window.image[0].numpy())),
-            "truth": picture(innermost(self.spec, window.truth)),
-            "prediction": picture(innermost(self.spec, answer.masks)),
+    def _layers(self, window: ClassWindow, answer: Answer) -> dict[str, np.ndarray]:
+        """The pictures of the window's slice."""
+        volumes = {
+            "image": _grey(window.image[0].numpy()),
+            "truth": innermost(self.spec, window.truth),
+            "prediction": innermost(self.spec, answer.masks),
         }
         for stage, attention in answer.attention.items():
             block = np.ones(np.array(window.image.shape[1:]) // attention.shape)
-            layers[f"stage_{stage}"] = np.rint(100 * picture(np.kron(attention, block))).astype(int)
-        row, pixel = (grid.ravel() for grid in np.indices(layers["image"].shape))
-        return pd.DataFrame({"row": row, "pixel": pixel} | {name: v.ravel() for name, v in layers.items()})
+            volumes[f"{STAGE}{stage}"] = np.rint(100 * np.kron(attention, block)).astype(int)
+        return {name: as_seen(volume[..., window.slice]) for name, volume in volumes.items()}
 
 
 def column(texts: Texts, concept: str) -> int:
-    """Which of a class's K + 1 texts is the title, or a concept's.
+    """The index of the title or of a concept among a class's K + 1 texts.
 
     Raises:
-        BipvlError: no such column of the prompts, or the network was trained without it.
+        BipvlError: the prompts have no such column, or the network was trained without it.
     """
     place = choose("column of the prompts", concept, {name: k for k, name in enumerate(COLUMNS)})
     if place >= len(texts[0]):
-        raise BipvlError(f"this network was trained with titles alone, without '{concept}'; edit the Title")
+        raise BipvlError(f"this network was trained with titles only, without '{concept}'", "edit the Title")
     return place
 
 
 def with_text(texts: Texts, class_index: int, concept: str, text: str) -> Texts:
-    """The texts with another one for a concept (or the Title) of a class.
+    """Replace the text of a concept (or the Title) of a class.
 
     Raises:
-        BipvlError: an empty text, and what ``column`` raises.
+        BipvlError: the text is empty; otherwise as for ``column``.
     """
     place = column(texts, concept)
     if not text.strip():
-        raise BipvlError(f"the text of '{concept}' is empty; write at least a word")
-    said = text.strip() if concept == COLUMNS[0] else f"{concept}: {text.strip()}"
-    return _replaced(texts, class_index, place, said)
+        raise BipvlError(f"the text of '{concept}' is empty", "write at least one word")
+    full = text.strip() if concept == COLUMNS[0] else f"{concept}: {text.strip()}"
+    return _replaced(texts, class_index, place, full)
 
 
 def some_edits(texts: Texts, class_index: int, concept: str) -> dict[str, Texts]:
-    """The texts as they are, then with one concept of one class edited in each way that changes it."""
+    """The trained texts, then each edit that changes one concept of one class."""
     place, found = column(texts, concept), {TRAINED: texts}
     for name in SHOWN_EDITS:
         text = edited(texts, name)[class_index][place]
@@ -263,12 +253,8 @@ def _replaced(texts: Texts, class_index: int, place: int, text: str) -> Texts:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """The 1st to 99.5th percentile of what is not background, as 0…255; the background, 0, is black."""
+    """Grey values 0…255 from the 1st to the 99.5th percentile of the foreground; the background is black."""
     content = image != 0
     low, high = np.percentile(image[content], [1, 99.5])
     grey = 255 * (np.clip(image, low, high) - low) / ((high - low) or 1)
     return np.rint(grey * content).astype(np.uint8)
-
-
-def _times(sides: tuple[int, ...]) -> str:
-    return " × ".join(map(str, sides))

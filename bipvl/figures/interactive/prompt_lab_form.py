@@ -1,4 +1,4 @@
-"""The prompt lab as a form in a notebook: pick a case, edit a text, see what it changes."""
+"""The prompt lab as a form in a notebook: choose a case, edit a text, see the effect."""
 
 from collections.abc import Sequence
 from html import escape
@@ -18,10 +18,10 @@ EDITED = "edited"
 
 
 class LabForm(ipywidgets.VBox):
-    """Fields for case, class, concept, its text and a word; below them both answers of the lab.
+    """Fields for case, class, concept, its text and a word; below them the lab's two answers.
 
-    One text is edited at a time: another case, class or concept begins with the trained texts again. What is
-    wrong with a text is said in the form.
+    Only one text is edited at a time: choosing another case, class or concept restores the trained texts.
+    The form shows what is wrong with a text.
     """
 
     def __init__(self, *, lab: Lab, cases: Sequence[Case]) -> None:
@@ -48,18 +48,18 @@ class LabForm(ipywidgets.VBox):
             ]
         )
         for choice in (self.case, self.structure, self.concept):
-            choice.observe(self._begin, "value")
+            choice.observe(self._reset, "value")
         self.text.observe(self._offer_words, "value")
         self.show.on_click(self._answer)
-        self.back.on_click(self._begin)
-        self._begin()
+        self.back.on_click(self._reset)
+        self._reset()
 
     def texts(self) -> list[list[str]]:
-        """All classes' texts, with the one in the form."""
+        """The texts of all classes, with the text in the form."""
         return with_text(self.lab.texts, self.structure.value, self.concept.value, self.text.value)
 
-    def _begin(self, _: Any = None) -> None:
-        """The trained text of what is chosen, and the answer to it."""
+    def _reset(self, _: Any = None) -> None:
+        """Show the trained text of the chosen concept and its answer."""
         trained = self.lab.texts[self.structure.value]
         self.text.value = trained[column(self.lab.texts, self.concept.value)].removeprefix(
             f"{self.concept.value}: "
@@ -70,13 +70,15 @@ class LabForm(ipywidgets.VBox):
         self._answer()
 
     def _offer_words(self, _: Any = None) -> None:
-        """The words of the trained prompt, then those that the form's text adds."""
+        """Offer the words of the trained prompt and those that the form's text adds."""
         try:
-            trained, own = (self.lab.words(t, self.structure.value) for t in (self.lab.texts, self.texts()))
+            trained, edited = (
+                self.lab.words(t, self.structure.value) for t in (self.lab.texts, self.texts())
+            )
         except BipvlError as error:
-            self._say(error)
+            self._show_error(error)
             return
-        chosen, self.word.options = self.word.value, list(dict.fromkeys([*trained, *own]))
+        chosen, self.word.options = self.word.value, list(dict.fromkeys([*trained, *edited]))
         if chosen in self.word.options:
             self.word.value = chosen
 
@@ -89,10 +91,10 @@ class LabForm(ipywidgets.VBox):
             table = self.lab.table(window, asked, self.word.value, self.concept.value)
             self.picture.value = style.png(figures.draw("prompt_lab", table))
         except BipvlError as error:
-            self._say(error)
+            self._show_error(error)
         else:
             self.message.value, self.picture.layout.visibility = "", "visible"
 
-    def _say(self, error: BipvlError) -> None:
-        self.picture.layout.visibility = "hidden"  # it would answer to something else
+    def _show_error(self, error: BipvlError) -> None:
+        self.picture.layout.visibility = "hidden"  # it shows another text
         self.message.value = f'<span style="color:#b41e00">{escape(str(error))}</span>'
