@@ -17,6 +17,7 @@ from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg, TextState
 from bipvl.model.decoder import VisionUnet
 from bipvl.model.encoders import BACKBONES
 from bipvl.model.losses import Objective
+from bipvl.model.released import ErasingFusion
 from bipvl.model.text import load_backbone, load_tokenizer
 from bipvl.model.tokens import PromptTokens
 
@@ -241,12 +242,12 @@ def test_without_its_rows_background_the_classes_are_the_last_channels(tiny_bipv
     assert torch.equal(output.visual, expected)
 
 
-def test_a_wrong_number_of_prompts_is_told(tiny_bipvlseg, tiny_tokens):
-    with pytest.raises(ValueError, match="4 prompts for 3 classes; give one a class"):
+def test_a_wrong_number_of_prompts_is_refused(tiny_bipvlseg, tiny_tokens):
+    with pytest.raises(ValueError, match="4 prompts for 3 classes; give one prompt per class"):
         tiny_bipvlseg().predict(volume_of(), tiny_tokens(classes=4))
 
 
-def test_texts_without_a_tokenizer_are_told(tiny_bipvlseg):
+def test_texts_without_a_tokenizer_are_refused(tiny_bipvlseg):
     with pytest.raises(BipvlError, match=r"no tokenizer; set model\.tokenizer, or pass PromptTokens"):
         tiny_bipvlseg().predict(volume_of(), PROMPTS)
 
@@ -330,17 +331,17 @@ def test_created_around_a_pretrained_text_encoder(tmp_path, tiny_bipvlseg, tiny_
     assert torch.equal(*states)  # no dropout from the start
 
 
-def test_a_tokenizer_of_another_model_is_told(tmp_path, tiny_text_config, tiny_tokenizer):
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, tiny_text_config, tiny_tokenizer):
     words = len(tiny_tokenizer)
     config = tiny_text_config(vocab_size=words - 3)
     AutoModel.from_config(AutoConfig.for_model(**config)).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BipvlError, match=f"has {words} words and its text encoder {words - 3}"):
+    with pytest.raises(BipvlError, match=f"has {words} words, but its text encoder only {words - 3}"):
         BiPVLSeg.create(text=str(tmp_path), in_channels=1, num_classes=3)
 
 
 @torch.no_grad()
-def test_the_offline_encoder_tells_renamed_classes_apart():
+def test_the_offline_encoder_distinguishes_renamed_classes():
     sizes = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4}
     torch.manual_seed(0)
     model = BiPVLSeg.create(text="minilm", in_channels=1, num_classes=3, **sizes).eval()
@@ -357,11 +358,11 @@ def test_the_offline_encoder_tells_renamed_classes_apart():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("residual", "lowest", "highest"), [(True, 0.0, 0.8), (False, 0.99, 1.0)])
-def test_the_residual_keeps_tokens_apart_and_its_absence_erases_them(residual, lowest, highest):
+@pytest.mark.parametrize(("kind", "lowest", "highest"), [(BiFusion, 0.0, 0.8), (ErasingFusion, 0.99, 1.0)])
+def test_the_residual_keeps_tokens_apart_and_its_absence_erases_them(kind, lowest, highest):
     """Paper, figure b. Text tokens as alike as BERT's (cosine about 0.45) through one untrained block."""
     torch.manual_seed(0)
-    block = BiFusion(image_dim=48, text_dim=64, residual=residual).eval()
+    block = kind(image_dim=48, text_dim=64).eval()
     text = torch.randn(1, 40, 64) + 0.9 * torch.randn(1, 1, 64)
     image, fused = block(torch.randn(1, 200, 48), text)
 

@@ -112,7 +112,7 @@ def test_some_prompts_or_more_give_a_channel_each(tiny_bipvlseg, tiny_tokens, or
 
 
 def test_other_heads_refuse_other_rows(tiny_bipvlseg, tiny_tokens):
-    with pytest.raises(ValueError, match="2 prompts for 3 classes; give one a class"):
+    with pytest.raises(ValueError, match="2 prompts for 3 classes; give one prompt per class"):
         tiny_bipvlseg().predict(torch.zeros(1, 1, 16, 16, 24), rows(tiny_tokens(), [0, 1]))
 
 

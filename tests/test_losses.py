@@ -202,7 +202,7 @@ def test_info_nce_by_hand():
 
 
 @pytest.mark.parametrize("loss", [info_nce, hard_negative_nce])
-def test_one_class_has_nothing_to_be_told_apart_from(loss):
+def test_one_class_has_no_other_class(loss):
     similarity = torch.tensor([[[0.3]]], requires_grad=True)
     value = loss(similarity)
     value.backward()

@@ -335,7 +335,7 @@ def test_the_repeating_merging_reads_two_octants_twice_and_two_never():
     assert read == [0, 4, 2, 1, 5, 2, 1, 7]
 
 
-def test_a_file_that_their_code_saved_lacks_the_fusion_and_is_told_so(theirs):
+def test_a_file_that_their_code_saved_lacks_the_fusion_which_a_warning_says(theirs):
     lacking = ("bifusions.", "cp_layers.", "reverse_cp_layers.")
     saved = {name: t for name, t in theirs.tensors.items() if not name.startswith(lacking)}
     with pytest.warns(UserWarning, match="no BiFusion tensors.*lost.*not the authors'"):
@@ -345,7 +345,9 @@ def test_a_file_that_their_code_saved_lacks_the_fusion_and_is_told_so(theirs):
 
 
 def test_a_tensor_of_another_network_is_named():
-    with pytest.raises(BipvlError, match=r"tensor backbone\.conv1\.weight is not one of the released"):
+    with pytest.raises(
+        BipvlError, match=r"tensor backbone\.conv1\.weight does not belong to the released network; give"
+    ):
         convert({"backbone.conv1.weight": torch.zeros(1)})
 
 

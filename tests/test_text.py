@@ -117,7 +117,7 @@ def test_padding_changes_nothing(family, tiny_text_config, tiny_tokens):
     encoder = TextEncoder(config=tiny_text_config(family), num_stages=2).eval()
     tokens, padded = tiny_tokens(classes=2), tiny_tokens(classes=2, pad=9)
     with torch.no_grad():
-        together, wide = encoder.embed(tokens), encoder.begin(padded)
+        together, wide = encoder.embed(tokens), encoder.embed(padded)
         alone = encoder.embed(
             PromptTokens.of(*(t[:1, :8] for t in (tokens.ids, tokens.mask, tokens.segment)))
         )
@@ -127,7 +127,7 @@ def test_padding_changes_nothing(family, tiny_text_config, tiny_tokens):
 
 
 def test_an_encoder_that_cannot_be_cut_is_refused_with_those_that_can():
-    with pytest.raises(BipvlError, match=r"type 'gpt2', which cannot be cut.*bert, distilbert"):
+    with pytest.raises(BipvlError, match=r"type 'gpt2' cannot be cut into stages; choose.*bert, distilbert"):
         TextEncoder(config={"model_type": "gpt2"}, num_stages=2)
     with pytest.raises(BipvlError, match="cannot be cut"):
         TextEncoder(config={}, num_stages=2)
@@ -228,7 +228,7 @@ def test_each_text_is_a_segment_of_its_classs_sequence(minilm):
     assert torch.equal(tokens.ids.flatten()[tokens.valid], tokens.ids[tokens.mask])
 
 
-def test_the_offline_encoder_loads_and_tells_related_texts_from_others(minilm):
+def test_the_offline_encoder_loads_and_distinguishes_related_texts(minilm):
     backbone = load_backbone("minilm")
     encoder = TextEncoder(config=backbone.config.to_dict(), num_stages=4).eval()
     encoder.load_backbone(backbone)
@@ -246,13 +246,15 @@ def test_the_offline_encoder_loads_and_tells_related_texts_from_others(minilm):
 def test_a_prompt_too_long_for_the_encoder_is_refused_not_cut(tiny_tokenizer):
     texts = ["Spleen in a CT image", "flat " * 10]  # [CLS] + 6 + 11 + [SEP]
     assert tokenize(tiny_tokenizer, [texts], max_length=19).ids.shape == (1, 19)
-    with pytest.raises(BipvlError, match=r"begins 'Spleen in a CT image' has 19 tokens .* reads 18"):
+    with pytest.raises(
+        BipvlError, match=r"begins with 'Spleen in a CT image' has 19 tokens.* reads 18; shorten it"
+    ):
         tokenize(tiny_tokenizer, [texts], max_length=18)
 
 
 @pytest.mark.parametrize("prompts", [["Liver", "Heart"], [["Liver"], ["Heart", "Shape: round"]], []])
 def test_prompts_of_another_form_are_refused(tiny_tokenizer, prompts):
-    with pytest.raises(BipvlError, match="each class needs a list of texts, equally many a class"):
+    with pytest.raises(BipvlError, match="the classes do not have equally many texts"):
         tokenize(tiny_tokenizer, prompts)
 
 

@@ -117,7 +117,7 @@ def test_a_volume_that_does_not_fit_is_named_with_what_would(size):
     ("wrong", "words"),
     [
         ({"feature_size": 16}, "divisible by 12"),
-        ({"depths": (1, 1, 1)}, "one entry a stage"),
+        ({"depths": (1, 1, 1)}, "one entry per stage"),
         ({"depths": (), "num_heads": ()}, "1 to 4 stages"),
         ({"depths": (1,) * 5, "num_heads": (2,) * 5}, "1 to 4 stages"),
     ],
@@ -134,6 +134,6 @@ def test_channel_norm_is_a_layer_norm_over_channels_alone():
     assert np.allclose(channel_norm(x).numpy(), expected, atol=1e-5)
 
 
-def test_an_unknown_backbone_is_told_with_the_known():
+def test_an_unknown_backbone_is_refused_with_the_known_ones():
     with pytest.raises(BipvlError, match="no backbone 'resnet'; choose one of: conv, swin_unetr"):
         tiny(backbone="resnet")

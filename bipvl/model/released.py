@@ -87,7 +87,7 @@ class _SeparateConcepts(BiPVLSeg):
     separate_texts = True
 
     def _aligned_texts(self, concepts: Tensor, tokens: PromptTokens) -> Tensor:
-        return self.separate_concepts(tokens).expand_as(concepts)
+        return self.separate_concepts(tokens).expand(len(concepts), -1, -1, -1)
 
     def separate_concepts(self, tokens: PromptTokens) -> Tensor:
         """The [CLS] vectors of the concept texts, each encoded alone: N × (K + 1) × d.
