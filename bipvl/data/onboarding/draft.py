@@ -120,24 +120,16 @@ def data_root(folder: Path) -> tuple[Path, str]:
 
 
 def _spec_for_listing(name: str, folder: str, layout: DetectedLayout) -> DatasetSpec:
-    """A spec without valid settings, sufficient to list the cases."""
-    classes = tuple(
-        ClassSpec.model_construct(name=name, codes=codes) for name, codes in layout.labels.items()
-    )
+    """A spec without settings, sufficient to list the cases."""
+    classes = tuple(ClassSpec.model_construct(name=n, codes=codes) for n, codes in layout.labels.items())
     files = len(layout.layout.image) if isinstance(layout.layout, Patterns) else 1
     return DatasetSpec.model_construct(
         name=name,
         title=name,
-        modality="MR",
         channels=layout.channels or tuple(map(str, range(files))),
         folder=folder,
         layout=layout.layout,
         classes=classes,
-        spacing=(1, 1, 1),
-        intensity={},
-        split={},
-        prompts=Path(),
-        nsd_tolerance=1,
         overlapping=layout.overlapping,
         code_names={} if layout.overlapping else {code: (c.name,) for c in classes for code in c.codes},
     )

@@ -21,23 +21,9 @@ from bipvl.data.synthetic.shapes import (
     rotation,
 )
 
-CODES = {
-    "spleen": 1,
-    "right kidney": 2,
-    "left kidney": 3,
-    "gallbladder": 4,
-    "esophagus": 5,
-    "liver": 6,
-    "stomach": 7,
-    "aorta": 8,
-    "postcava": 9,
-    "pancreas": 10,
-    "right adrenal gland": 11,
-    "left adrenal gland": 12,
-    "duodenum": 13,
-    "bladder": 14,
-    "prostate/uterus": 15,
-}
+ORGANS = ["spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta"]
+ORGANS += ["postcava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum", "bladder"]
+CODES = {name: code for code, name in enumerate([*ORGANS, "prostate/uterus"], start=1)}
 
 # Mean HU in the late arterial phase; each patient varies around them.
 HU = {
@@ -190,16 +176,12 @@ def _stomach_layers(stomach: Shape, hu: dict[str, float], body: trunk.Body, unde
 def _kidneys_and_adrenals(
     jitter: Jitter, hu: dict[str, float], body: trunk.Body, upper: np.ndarray
 ) -> tuple[list[Layer], list[Layer]]:
-    kidneys, adrenals = [], []
+    kidneys, adrenals, rng = [], [], jitter.rng
     for name, side, level in (("right", 1, -20.0), ("left", -1, -6.0)):
-        moved = jitter.rng.uniform(-12, 12, 3) * [0.6, 0.5, 1.1]
+        moved = rng.uniform(-12, 12, 3) * [0.6, 0.5, 1.1]
         centre = np.array([side * 66, -46, level]) + moved + upper
-        size = 1 + jitter.rng.uniform(-0.14, 0.2)
-        tilt = (
-            jitter.rng.uniform(-12, 4),
-            side * jitter.rng.uniform(6, 20),
-            side * jitter.rng.uniform(10, 40),
-        )
+        size = 1 + rng.uniform(-0.14, 0.2)
+        tilt = (rng.uniform(-12, 4), side * rng.uniform(6, 20), side * rng.uniform(10, 40))
         bean = Ellipsoid(tuple(centre), (27 * size, 29 * size, 54 * size), tilt)
         hilum = Ellipsoid(tuple(centre + [-side * 27 * size, 9, 0]), (18, 13, 17))
         shape = Within(Minus(bean, hilum, blend=10), body.cavity(2), blend=4)

@@ -31,18 +31,13 @@ TISSUE = {
 def _template() -> tuple[np.ndarray, np.ndarray]:
     """T1w, grey, white and brain maps (4 x 197 x 233 x 189, 0…1, 1 mm) from nilearn, and their affine."""
     try:
-        from nilearn import datasets  # takes seconds to import
+        # Not at the top: it takes seconds to import.
+        from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
     except ImportError as error:
         problem = "synthetic brains need the template in the package nilearn, which is not installed"
         raise BipvlError(problem, "install it with: pip install nilearn") from error
-    images = [
-        load(resolution=1)
-        for load in (
-            datasets.load_mni152_template,
-            datasets.load_mni152_gm_template,
-            datasets.load_mni152_wm_template,
-        )
-    ]
+    loaders = (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)
+    images = [load(resolution=1) for load in loaders]
     maps = [np.asarray(image.dataobj, np.float32) for image in images]
     return np.stack([*maps, (maps[0] > 0).astype(np.float32)]), images[0].affine
 

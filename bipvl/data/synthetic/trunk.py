@@ -80,14 +80,9 @@ class Body:
 
 def wall(body: Body, tissue: Tissues) -> list[Layer]:
     """Skin, subcutaneous fat, muscles, and the fat that fills the cavity."""
-    back = Union(
-        tuple(
-            Within(
-                Ellipsoid((side * 36, SPINE_Y - 24, 0), (30, 20, 2000)), body.surface(-body.fat - 4), blend=8
-            )
-            for side in (-1, 1)
-        )
-    )
+    deep = body.surface(-body.fat - 4)
+    muscles = [Ellipsoid((side * 36, SPINE_Y - 24, 0), (30, 20, 2000)) for side in (-1, 1)]
+    back = Union(tuple(Within(muscle, deep, blend=8) for muscle in muscles))
     return [
         Layer(body.surface(), ((0, tissue.skin), (2.5, tissue.fat), (body.fat, tissue.muscle)), 0, grain=6),
         Layer(body.cavity(), ((0, tissue.fat),), grain=8),
@@ -107,12 +102,10 @@ def psoas(tissue: Tissues) -> list[Layer]:
 def spine(body: Body, tissue: Tissues, phase: float, low: float = -105.0) -> list[Layer]:
     """Vertebrae and discs, spinal canal and processes, from z = `low` upwards."""
     half = VERTEBRA_MM / 2
-    column = Within(Ellipsoid((0, SPINE_Y, 0), (24, 18, 4000)), HalfSpace((0, 0, low), (0, 0, -1)), blend=4)
-    disk = Within(
-        Within(Ellipsoid((0, SPINE_Y, 0), (25, 19, 90)), HalfSpace((0, 0, half - 4.5), (0, 0, 1)), blend=6),
-        HalfSpace((0, 0, 4.5 - half), (0, 0, -1)),
-        blend=6,
-    )
+    above = HalfSpace((0, 0, low), (0, 0, -1))
+    column = Within(Ellipsoid((0, SPINE_Y, 0), (24, 18, 4000)), above, blend=4)
+    top, bottom = HalfSpace((0, 0, half - 4.5), (0, 0, 1)), HalfSpace((0, 0, 4.5 - half), (0, 0, -1))
+    vertebra = Within(Within(Ellipsoid((0, SPINE_Y, 0), (25, 19, 90)), top, blend=6), bottom, blend=6)
     arch = Union(
         (
             Ellipsoid((0, SPINE_Y - 30, 0), (17, 13, 12)),
@@ -124,14 +117,12 @@ def spine(body: Body, tissue: Tissues, phase: float, low: float = -105.0) -> lis
         blend=6,
     )
     arches = Stacked(arch, VERTEBRA_MM, phase, low, 1000)
-    canal = Within(
-        Ellipsoid((0, SPINE_Y - 27, 0), (10, 8, 4000)), HalfSpace((0, 0, low), (0, 0, -1)), blend=0
-    )
+    canal = Within(Ellipsoid((0, SPINE_Y - 27, 0), (10, 8, 4000)), above)
     bone = ((0, tissue.cortex), (3, tissue.marrow))
     return [
         Layer(column, ((0, tissue.disc),), grain=6),
         Layer(Within(arches, body.surface(-body.fat - 2), blend=4), bone, grain=15),
-        Layer(Stacked(disk, VERTEBRA_MM, phase, low, 1000), bone, grain=15),
+        Layer(Stacked(vertebra, VERTEBRA_MM, phase, low, 1000), bone, grain=15),
         Layer(canal, ((0, tissue.fluid), (3, tissue.muscle))),
     ]
 
@@ -142,22 +133,13 @@ def pelvis(tissue: Tissues) -> list[Layer]:
     sacrum = Ellipsoid((0, -76, -140), (44, 15, 44), (-22, 0, 0))
     parts: list[Shape] = [sacrum]
     for side in (-1, 1):
-        shell = Minus(
-            Ellipsoid((side * 44, -14, -110), (76, 74, 82)),
-            Ellipsoid((side * 36, -6, -104), (72, 70, 80)),
-            blend=6,
-        )
-        wing = Within(
-            Within(shell, Ellipsoid((side * 92, -36, -122), (48, 66, 56), (0, side * 20, 0)), blend=8),
-            HalfSpace((0, 20, 0), (0, 1, 0)),
-            blend=8,
-        )
+        hollow = Ellipsoid((side * 36, -6, -104), (72, 70, 80))
+        shell = Minus(Ellipsoid((side * 44, -14, -110), (76, 74, 82)), hollow, blend=6)
+        limit = Ellipsoid((side * 92, -36, -122), (48, 66, 56), (0, side * 20, 0))
+        wing = Within(Within(shell, limit, blend=8), HalfSpace((0, 20, 0), (0, 1, 0)), blend=8)
+        hip = Ellipsoid((side * 86, -10, -190), (26, 26, 26))
         ramus = np.array([[76, -6, -184], [48, 26, -190], [10, 46, -206]]) * [side, 1, 1]
-        parts += [
-            wing,
-            Ellipsoid((side * 86, -10, -190), (26, 26, 26)),
-            Tube(ramus, np.array([11, 9, 9]), pieces=6),
-        ]
+        parts += [wing, hip, Tube(ramus, np.array([11, 9, 9]), pieces=6)]
     return [Layer(part, bone, grain=15) for part in parts]
 
 
