@@ -87,7 +87,7 @@ def test_a_pickled_network_is_not_read(tmp_path, trained_run):
     shutil.copytree(trained_run("swin_unetr_v2").directory, folder := tmp_path / "seed0")
     (folder / "model" / "model.safetensors").unlink()
     torch.save({"x": Trap(tmp_path / "sprung")}, folder / "model" / "pytorch_model.bin")
-    with pytest.raises(BipvlError, match=r"model holds no network of SwinUNETR-V2 that can be loaded"):
+    with pytest.raises(BipvlError, match=r"model: no network of SwinUNETR-V2 can be loaded"):
         Segmenter(run=Run.open(folder))
     assert not (tmp_path / "sprung").exists()
 
