@@ -1,4 +1,4 @@
-"""What a variant costs, counted without running it, held against networks that are run."""
+"""The counted cost of a variant, compared with networks that are run."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ SPEC = load_spec("mmwhs_ct")
 
 
 def settings(profile="smoke", **training):
-    """Of a profile, with changes to its training."""
+    """A profile's settings, with changes to its training."""
     found = dataset_settings(profile, SPEC)
     return found | {"training": found["training"] | training}
 
 
 @pytest.mark.parametrize("name", ["bipvlseg", "text-frozen", "unet"])
-def test_parameters_are_those_of_the_network_itself(name):
+def test_parameters_are_those_of_the_network(name):
     network = build_network(VARIANTS[name], SPEC, settings())
     cost = measure(VARIANTS[name], SPEC, settings())
     assert cost.parameters == sum(p.numel() for p in network.parameters())
@@ -30,8 +30,8 @@ def test_parameters_are_those_of_the_network_itself(name):
     assert cost.stand_in == ""
 
 
-def test_operations_are_those_of_a_hand_count():
-    """The residual U-Net's first convolution: 8³ places, 2 · 27 · 1 · 12 operations each, and a second."""
+def test_operations_equal_a_count_by_hand():
+    """The residual U-Net's first block: at 8³ positions two 3³ convolutions (1 → 12 → 12) and a 1³ one."""
     network, _ = empty_network(VARIANTS["conv_unet"], SPEC, settings())
     stem = network.network.encoder.stem.to("meta")
     with Operations() as counted:
@@ -41,7 +41,7 @@ def test_operations_are_those_of_a_hand_count():
 
 
 @pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet"])
-def test_a_window_takes_what_the_network_takes_that_is_run(name):
+def test_window_operations_equal_those_of_a_network_that_is_run(name):
     network = build_network(VARIANTS[name], SPEC, settings()).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.predict(torch.zeros(1, 1, *settings()["crop"]))
@@ -49,7 +49,7 @@ def test_a_window_takes_what_the_network_takes_that_is_run(name):
 
 
 @pytest.mark.parametrize("name", ["bipvlseg", "swin_unetr_v2"])
-def test_a_step_is_what_torch_counts_forwards_and_backwards(name):
+def test_step_operations_are_close_to_torchs_count_of_forward_and_backward(name):
     variant = VARIANTS[name]
     laptop = settings("laptop", batch_size=1)
     network, _ = empty_network(variant, SPEC, laptop)
@@ -65,16 +65,16 @@ def test_a_step_is_what_torch_counts_forwards_and_backwards(name):
     assert again.memory_gib < 0.8 * plain.memory_gib
 
 
-def test_activations_are_the_bytes_that_a_training_step_keeps():
-    """On a processor, every saved tensor being counted once by its address."""
+def test_memory_is_close_to_the_bytes_that_a_training_step_keeps():
+    """On a CPU, where every saved tensor is counted once by its address."""
     variant, saved = VARIANTS["unet"], {}
     learner = Learner(
         network=build_network(variant, SPEC, settings()), objective=build_objective(variant, SPEC)
     )
-    own = {p.data_ptr() for p in learner.parameters()}
+    weights = {p.data_ptr() for p in learner.parameters()}
 
     def pack(tensor):
-        if tensor.data_ptr() not in own:
+        if tensor.data_ptr() not in weights:
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -87,14 +87,14 @@ def test_activations_are_the_bytes_that_a_training_step_keeps():
     del total
 
 
-def test_a_text_encoder_that_is_not_here_has_a_stand_in(monkeypatch):
+def test_missing_text_encoder_has_a_stand_in(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     cost = measure(VARIANTS["text-clinicalbert"], SPEC, settings())
     assert cost.stand_in == "DistilBERT of base size for medicalai/ClinicalBERT"
-    assert cost.parameters > 60e6  # DistilBERT's 66 million among them
+    assert cost.parameters > 60e6  # including DistilBERT's 66 million
 
 
-def test_variants_that_differ_in_nothing_that_costs_share_their_key():
+def test_variants_of_equal_cost_share_their_key():
     paper = settings("paper")
 
     def key(name, dataset="mmwhs_ct"):

@@ -1,4 +1,4 @@
-"""What accuracy costs: the table from runs, and names that stand free beside their points."""
+"""Accuracy and cost: the table from runs, and labels that do not overlap in the figure."""
 
 import json
 import shutil
@@ -19,12 +19,12 @@ from bipvl.figures.labels import SIZE, place_labels
 
 @pytest.fixture
 def folders(smoke_runs):
-    """Both smoke runs, as a study's notebook finds them."""
+    """Both smoke runs, by data set."""
     home = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset
     return {smoke_runs.dataset: [home / name / "seed0" for name in ("bipvlseg", "swin_unetr_v2")]}
 
 
-def test_the_table_tells_what_the_manifests_and_networks_do(folders):
+def test_table_has_the_values_of_manifests_and_networks(folders):
     from bipvl.engine.run import Run
 
     table = efficiency(trained_runs(folders)).set_index("variant")
@@ -44,7 +44,7 @@ def test_the_table_tells_what_the_manifests_and_networks_do(folders):
     assert table["operations"]["bipvlseg"] > table["operations"]["swin_unetr_v2"]
 
 
-def test_seconds_are_of_all_processes_and_memory_is_of_the_largest_seed(folders, tmp_path):
+def test_seconds_are_over_all_processes_and_memory_is_the_maximum_over_seeds(folders, tmp_path):
     dataset = tmp_path / "runs" / "smoke" / "mmwhs_ct"
     source = folders["mmwhs_ct"][1]
     shutil.copytree(source.parents[1] / "mean_atlas", dataset / "mean_atlas")
@@ -63,11 +63,13 @@ def test_seconds_are_of_all_processes_and_memory_is_of_the_largest_seed(folders,
     assert (row.seconds, row.memory_gib, row.seeds) == (8.0, 2.5, "0 1")  # (6 · 2 + 4) / 2, one test case
     del manifest["phases"]["train"]
     (seeds[1] / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BipvlError, match=r"does not tell what 'train' took; delete .*seed1"):
+    with pytest.raises(
+        BipvlError, match=r"seed1/manifest\.json: has no time and memory of 'train'; delete .*seed1"
+    ):
         efficiency({"mmwhs_ct": seeds})
 
 
-def test_others_predictions_have_no_costs(folders, tmp_path):
+def test_predictions_of_other_tools_have_no_costs(folders, tmp_path):
     other = tmp_path / "seed0"
     other.mkdir()
     (other / "config.json").write_text('{"external": {"folder": "x"}}')
@@ -75,7 +77,7 @@ def test_others_predictions_have_no_costs(folders, tmp_path):
     assert trained_runs(both) == folders
 
 
-def test_the_figure_names_every_variant_in_every_panel(folders, tmp_path):
+def test_figure_labels_every_variant_in_every_panel(folders, tmp_path):
     table = efficiency(folders)
     figure = figures.draw("efficiency-mmwhs_ct", table)
     for axes in figure.axes:
@@ -87,7 +89,7 @@ def test_the_figure_names_every_variant_in_every_panel(folders, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_names_cover_neither_each_other_nor_a_point(seed):
+def test_labels_cover_neither_each_other_nor_a_point(seed):
     random = np.random.default_rng(seed)
     x, y = 10 ** random.uniform(0, 1, 12), np.clip(random.normal(0.7, 0.02, 12), 0.66, 0.74)
     names = [f"Network {'of some length '[: random.integers(0, 15)]}{i}" for i in range(12)]

@@ -1,4 +1,4 @@
-"""Prompts that a network was not trained with: who is tested with what, and the figure of it."""
+"""Tests with prompts that a network was not trained with, and their figure."""
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ def table(smoke_runs) -> pd.DataFrame:
     return prompt_robustness({smoke_runs.dataset: [folder]}, smoke_runs.data_root, progress=False)
 
 
-def test_every_edit_is_tested_on_every_case_and_the_full_prompts_give_the_runs_own_scores(table, smoke_runs):
+def test_every_edit_is_tested_on_every_case_and_full_prompts_give_the_scores_of_the_run(table, smoke_runs):
     folder = smoke_runs.runs / smoke_runs.profile / smoke_runs.dataset / "bipvlseg" / "seed0"
     own = case_means(read_runs({smoke_runs.dataset: [folder]}))
     own = own[own["variant"] == "bipvlseg"].set_index("case")["value"]
@@ -29,9 +29,9 @@ def test_every_edit_is_tested_on_every_case_and_the_full_prompts_give_the_runs_o
     assert table[table["prompts"] == "empty"].set_index("case")["value"].sub(own).abs().max() > 0
 
 
-def test_variants_trained_with_an_edit_stand_beside_it(tmp_path, smoke_runs, monkeypatch):
+def test_variants_trained_with_an_edit_keep_their_own_scores(tmp_path, smoke_runs, monkeypatch):
     monkeypatch.setattr(
-        "bipvl.analysis.prompt_robustness._tested",
+        "bipvl.analysis.prompt_robustness._test_with_edits",
         lambda run, *rest: dict.fromkeys(EDITS, _scores(run.config["variant"])),
     )
     rows = [("a", "left ventricle", "dice", 0.25), ("b", "left ventricle", "dice", 0.75)]
