@@ -125,12 +125,9 @@ def draw_architecture(table: pd.DataFrame) -> Figure:
         place = MARGIN + PITCH * (block.column + 0.5), ROW * (rows - block.row - 0.5)
         boxes[block.id] = Box(*place, 0.81, 0.56)
         _block(axes, boxes[block.id], block)
-    for row in range(rows):
-        y = ROW * (rows - row - 0.5)
-        label = LANES[row].replace(" ", "\n")
-        axes.text(
-            0.14, y, label, rotation=90, va="center", ha="center", fontsize=style.SMALL, color="#444444"
-        )
+    look = {"rotation": 90, "va": "center", "ha": "center", "fontsize": style.SMALL, "color": "#444444"}
+    for row, lane in enumerate(LANES[:rows]):
+        axes.text(0.14, ROW * (rows - row - 0.5), lane.replace(" ", "\n"), **look)
     pairs = [(b.id, target) for b in table.itertuples() for target in b.feeds.split(";") if target]
     for source, target in pairs:
         _connect(axes, boxes[source], boxes[target], mutual=(target, source) in pairs)

@@ -37,7 +37,9 @@ def place_labels(
         label.set_position(((boxes[best, 0] - points[i]) / pixel).tolist())
         if best >= len(ANGLES):
             nearest = (np.clip(points[i], *boxes[best]) - points[i]) / pixel
-            _connect(axes, (x[i], y[i]), nearest, colours[i])
+            look = {"arrowstyle": "-", "color": colours[i], "lw": 0.4, "shrinkA": 0, "shrinkB": 3}
+            line = axes.annotate("", (x[i], y[i]), nearest, textcoords="offset points", arrowprops=look)
+            line.set_in_layout(False)
         taken = np.concatenate([taken, boxes[[best]]])
 
 
@@ -77,8 +79,3 @@ def _annotate(axes: Axes, point: tuple[float, float], name: str, colour: str) ->
     )
     label.set_in_layout(False)  # a label must not change the layout that it was placed in
     return label
-
-
-def _connect(axes: Axes, point: tuple[float, float], end: np.ndarray, colour: str) -> None:
-    line = {"arrowstyle": "-", "color": colour, "lw": 0.4, "shrinkA": 0, "shrinkB": 3}
-    axes.annotate("", point, end, textcoords="offset points", arrowprops=line).set_in_layout(False)

@@ -92,16 +92,9 @@ def dataset_heading(dataset: str) -> str:
 def panel_grid(
     count: int, columns: int, *, height: float, margin: float = 0.0, width: float = WIDTH, **shared: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with ``count`` panels, at most ``columns`` in a row; unused panels are hidden.
+    """A figure with ``count`` panels, at most ``columns`` in a row, and its axes (rows × columns).
 
-    Args:
-        height: inches per row of panels.
-        margin: inches that are added once, for legend and caption.
-        width: inches of the whole figure.
-        shared: options of ``Figure.subplots``.
-
-    Returns:
-        The figure, and its axes as an array of rows × columns.
+    Rows are ``height`` inches high; ``margin`` inches are added once, for legend and caption.
     """
     columns = min(columns, count)
     rows = -(-count // columns)
