@@ -267,9 +267,7 @@ def test_a_prediction_on_another_grid_is_rejected(tmp_path):
     case = scene(tmp_path, "RAS")
     other = tmp_path / "prediction.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.int16), np.eye(4)), other)
-    with pytest.raises(
-        BipvlError, match="prediction.nii.gz: does not have the shape of .*; evaluate its run"
-    ):
+    with pytest.raises(BipvlError, match=r"prediction.nii.gz: does not have the shape of .*; evaluate"):
         plots.slice_table(load_spec("mmwhs_ct"), case, origin=origin(), predictions={"bipvlseg": other})
 
 
