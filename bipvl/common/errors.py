@@ -20,13 +20,13 @@ class BipvlError(Exception):
         knee.yaml: 'spacing' is missing; add it
     """
 
-    def __init__(self, problem: str, fix: str = "", file: str | Path | None = None) -> None:
+    def __init__(self, problem: str, fix: str, file: str | Path | None = None) -> None:
         super().__init__(problem, fix, file)  # all of them, so that a worker process can send the error
         self.problem, self.fix, self.file = problem, fix, file
 
     def __str__(self) -> str:
         where = "" if self.file is None else f"{self.file}: "
-        return where + "; ".join(part for part in (self.problem, self.fix) if part)
+        return f"{where}{self.problem}; {self.fix}"
 
     def at(self, file: str | Path) -> Self:
         """The same error, about ``file`` if it names none yet."""
