@@ -6,6 +6,7 @@ import pytest
 from pydantic import Field, field_validator
 
 from bipvl.common.errors import BipvlError
+from bipvl.common.lookup import choose
 from bipvl.common.schema import Schema, read_yaml, validate
 
 
@@ -76,3 +77,13 @@ def test_an_error_keeps_its_parts_between_processes():
     error = pickle.loads(pickle.dumps(BipvlError("'crop' is missing", "add it").at("own.yaml")))
     assert (error.problem, error.fix, error.file) == ("'crop' is missing", "add it", "own.yaml")
     assert str(error.at("other.yaml")) == "own.yaml: 'crop' is missing; add it"
+
+
+@pytest.mark.parametrize(
+    ("known", "fix"),
+    [({"quick": 1, "paper": 2}, "choose one of: quick"), ({}, "none is defined yet")],
+)
+def test_an_unknown_name_is_reported_with_the_nearest_known_one(known, fix):
+    with pytest.raises(BipvlError) as error:
+        choose("profile", "quik", known)
+    assert str(error.value) == f"there is no profile 'quik'; {fix}"

@@ -91,7 +91,7 @@ class _File(Schema):
 
     datasets: Names = Field(description=_NAMES)
     defaults: _Settings = _Settings()
-    studies: dict[str, _StudyEntry] = Field(min_length=1)
+    studies: dict[str, _StudyEntry] = Field(min_length=1, description="a mapping of at least one study")
     external: Annotated[dict[str, _ExternalEntry], BeforeValidator(_none_is_empty)] = Field({})
 
 
