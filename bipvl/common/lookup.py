@@ -24,4 +24,5 @@ def choose(kind: str, name: str, known: Mapping[str, T]) -> T:
     if name in known:
         return known[name]
     near = ", ".join(nearest(name, known))
-    raise BipvlError(f"there is no {kind} '{name}'", f"choose one of: {near}" if near else "none is defined yet")
+    fix = f"choose one of: {near}" if near else "none is defined yet"
+    raise BipvlError(f"there is no {kind} '{name}'", fix)
