@@ -3,7 +3,7 @@
 import numpy as np
 
 from bipvl.data.synthetic.rendering import Layer
-from bipvl.data.synthetic.shapes import Ripples, Shape, Tube, Wavy, Within
+from bipvl.data.synthetic.shapes import Ripples, Shape, tube, wavy, within
 from bipvl.data.synthetic.trunk import Body
 
 COLON = (
@@ -20,9 +20,9 @@ def bowel_layers(rng: np.random.Generator, body: Body, under: Shape) -> list[Lay
     layers = [_small_bowel(rng, limit) for _ in range(14)]
     for path in COLON:
         bent = path + np.concatenate([np.zeros((1, 3)), rng.normal(0, 7, (len(path) - 1, 3))])
-        tube = Tube(bent, rng.uniform(17, 25, len(path)), pieces=12)
-        haustra = Wavy(tube, Ripples.draw(rng, 5.0, (22, 36)))
-        shape = Within(Within(haustra, limit, blend=6), under, gap=4)
+        colon = tube(bent, rng.uniform(17, 25, len(path)), pieces=12)
+        haustra = wavy(colon, Ripples.draw(rng, 5.0, (22, 36)))
+        shape = within(within(haustra, limit, blend=6), under, gap=4)
         layers.append(Layer(shape, ((0, 55), (3.5, rng.uniform(-260, -60))), grain=120))
     return layers
 
@@ -30,6 +30,6 @@ def bowel_layers(rng: np.random.Generator, body: Body, under: Shape) -> list[Lay
 def _small_bowel(rng: np.random.Generator, limit: Shape) -> Layer:
     start = np.array([rng.uniform(-75, 75), rng.uniform(15, 72), rng.uniform(-125, -35)])
     turns = rng.normal(0, 1, (4, 3)) * [34, 16, 20]
-    tube = Tube(start + np.concatenate([np.zeros((1, 3)), turns]), rng.uniform(10, 14, 5), pieces=12)
+    loop = tube(start + np.concatenate([np.zeros((1, 3)), turns]), rng.uniform(10, 14, 5), pieces=12)
     filling = -650.0 if rng.random() < 0.3 else rng.uniform(270, 350)  # gas, or oral contrast medium
-    return Layer(Within(tube, limit, blend=4), ((0, 60), (2.5, filling)), grain=14)
+    return Layer(within(loop, limit, blend=4), ((0, 60), (2.5, filling)), grain=14)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic.rendering import Warp, slabs, voxel_points
 from bipvl.data.synthetic.scanner import Acquisition, bias_factor, noise
-from bipvl.data.synthetic.shapes import Ellipsoid, Ripples, Shape, Wavy, rotation
+from bipvl.data.synthetic.shapes import Ripples, Shape, ellipsoid, rotation, wavy
 
 CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")
 EDEMA, NON_ENHANCING, ENHANCING = 1, 2, 3
@@ -66,16 +66,16 @@ class Tumour:
         radius = rng.uniform(15, 35)
         centre = _tumour_centre(rng)
         radii = radius * rng.uniform(0.8, 1.15, 3)
-        whole = Wavy(_blob(rng, centre, radii), Ripples.draw(rng, 0.22 * radius, (24, 50)))
+        whole = wavy(_blob(rng, centre, radii), Ripples.draw(rng, 0.22 * radius, (24, 50)))
         inner = radii * rng.uniform(0.6, 0.76)
         core = _blob(rng, centre + rng.uniform(-0.2, 0.2, 3) * radii, inner)
-        core = Wavy(core, Ripples.draw(rng, 0.12 * radius, (18, 36)))
+        core = wavy(core, Ripples.draw(rng, 0.12 * radius, (18, 36)))
         rim = None if rng.random() < 0.15 else rng.uniform(0.3, 0.5) * float(inner.min())
         return cls(centre, radius, whole, core, rim)
 
 
-def _blob(rng: np.random.Generator, centre: np.ndarray, radii: np.ndarray) -> Ellipsoid:
-    return Ellipsoid(tuple(centre), tuple(radii), tuple(rng.uniform(-90, 90, 3)))
+def _blob(rng: np.random.Generator, centre: np.ndarray, radii: np.ndarray) -> Shape:
+    return ellipsoid(centre, radii, rng.uniform(-90, 90, 3))
 
 
 def _tumour_centre(rng: np.random.Generator) -> np.ndarray:
@@ -113,7 +113,7 @@ class _Patient:
     @classmethod
     def draw(cls, rng: np.random.Generator, pose: np.ndarray) -> "_Patient":
         shape = np.eye(4)
-        shape[:3, :3] = rotation(tuple(rng.uniform(-4, 4, 3))) @ np.diag(rng.uniform(0.92, 1.06, 3))
+        shape[:3, :3] = rotation(rng.uniform(-4, 4, 3)) @ np.diag(rng.uniform(0.92, 1.06, 3))
         shape[:3, 3] = np.asarray(CENTRE) - shape[:3, :3] @ CENTRE
         return cls(
             to_template=np.linalg.inv(pose @ shape),
@@ -129,7 +129,7 @@ class _Patient:
         rows = self.to_template.astype(np.float32)
         points = np.tensordot(rows[:3, :3], world, axes=1) + rows[:3, 3].reshape(3, 1, 1, 1)
         points = self.warp(points)
-        whole, core = self.tumour.whole(points), self.tumour.core(points)
+        whole, core = self.tumour.whole.distance(points), self.tumour.core.distance(points)
         corner = affine[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
         origin = self._undo_mass_effect(points) - corner
         t1, grey, white, mask = (ndimage.map_coordinates(part, origin, order=1) for part in maps)

@@ -9,15 +9,15 @@ from bipvl.data.synthetic import trunk
 from bipvl.data.synthetic.abdomen import Jitter
 from bipvl.data.synthetic.rendering import Layer, Scene, Warp
 from bipvl.data.synthetic.shapes import (
-    Ellipsoid,
-    Grown,
-    HalfSpace,
-    Placed,
     Shape,
-    Tube,
-    Union,
-    Within,
+    ellipsoid,
+    grown,
+    half_space,
+    placed,
     rotation,
+    tube,
+    union,
+    within,
 )
 
 CODES = {"myo": 205, "la": 420, "lv": 500, "ra": 550, "rv": 600, "ao": 820, "pa": 850}
@@ -42,7 +42,7 @@ def _to_patient(u: float, v: float, w: float) -> np.ndarray:
 
 
 def _tilted(shape: Shape) -> Shape:
-    return Placed(shape, np.zeros(3), np.zeros(3), AXES)
+    return placed(shape, np.zeros(3), np.zeros(3), AXES)
 
 
 @dataclass(frozen=True)
@@ -60,27 +60,27 @@ def _heart(jitter: Jitter) -> Heart:
         return tuple(np.array(radii) * rng.uniform(0.86, 1.16, 3))
 
     lv, wall = sized(23, 23, 42), rng.uniform(9, 13)
-    middle, base = (-15.0, 0.0, 10.0), HalfSpace((0, 0, -22), (0, 0, -1))
-    epicardium = _tilted(Within(Ellipsoid(middle, tuple(np.add(lv, wall))), base, blend=6))
-    endocardium = _tilted(Within(Ellipsoid(middle, lv), HalfSpace((0, 0, -25), (0, 0, -1)), blend=4))
+    middle, base = (-15.0, 0.0, 10.0), half_space((0, 0, -22), (0, 0, -1))
+    epicardium = _tilted(within(ellipsoid(middle, tuple(np.add(lv, wall))), base, blend=6))
+    endocardium = _tilted(within(ellipsoid(middle, lv), half_space((0, 0, -25), (0, 0, -1)), blend=4))
 
     valve = _to_patient(12, -26, -22) + [-12, 4, 14]  # of the pulmonary artery
-    right = _tilted(Within(Ellipsoid((21, 3, 2), sized(33, 40, 44)), base, blend=6))
+    right = _tilted(within(ellipsoid((21, 3, 2), sized(33, 40, 44)), base, blend=6))
     path = np.stack([_to_patient(24, -16, 2), _to_patient(18, -26, -12), valve])
-    outflow = Tube(path, np.array([18, 16, 14]), pieces=6)
+    outflow = tube(path, np.array([18, 16, 14]), pieces=6)
 
-    left_atrium = jitter(_tilted(Ellipsoid((-16, -6, -48), sized(29, 27, 22))), shift=4, scale=0.06)
-    right_atrium = jitter(_tilted(Ellipsoid((34, 16, -46), sized(27, 32, 26))), shift=4, scale=0.06)
+    left_atrium = jitter(_tilted(ellipsoid((-16, -6, -48), sized(29, 27, 22))), shift=4, scale=0.06)
+    right_atrium = jitter(_tilted(ellipsoid((34, 16, -46), sized(27, 32, 26))), shift=4, scale=0.06)
     shapes = {
         "ra": right_atrium,
-        "rv": Union((right, outflow), blend=10),
-        "la": Union((left_atrium, *_pulmonary_veins(left_atrium.bounds.mean(0))), blend=8),
+        "rv": union((right, outflow), blend=10),
+        "la": union((left_atrium, *_pulmonary_veins(left_atrium.bounds.mean(0))), blend=8),
         "myo": epicardium,
         "lv": endocardium,
         **_vessels(rng, valve),
     }
-    parts = _tilted(Ellipsoid((0, 4, 6), (58, 50, 62))), Ellipsoid((16, -16, 16), (46, 44, 50))
-    return Heart(shapes, sac=Union(parts, blend=20))
+    parts = _tilted(ellipsoid((0, 4, 6), (58, 50, 62))), ellipsoid((16, -16, 16), (46, 44, 50))
+    return Heart(shapes, sac=union(parts, blend=20))
 
 
 def _pulmonary_veins(middle: np.ndarray) -> tuple[Shape, ...]:
@@ -88,7 +88,7 @@ def _pulmonary_veins(middle: np.ndarray) -> tuple[Shape, ...]:
     radii = np.array([8, 6.5, 5.5])
     directions = [(side, up) for side in (-1, 1) for up in (-7, 8)]
     return tuple(
-        Tube(middle + [[s * 12, -4, up], [s * 28, -5, up * 1.7], [s * 42, -8, up * 2.4]], radii, pieces=5)
+        tube(middle + [[s * 12, -4, up], [s * 28, -5, up * 1.7], [s * 42, -8, up * 2.4]], radii, pieces=5)
         for s, up in directions
     )
 
@@ -99,19 +99,19 @@ def _vessels(rng: np.random.Generator, valve: np.ndarray) -> dict[str, Shape]:
     stem = np.stack([valve, (valve + fork) / 2 + [-5, 4, 4], fork])
     branches = np.array([13, 12, 9.5])
     pulmonary = (
-        Tube(stem, np.array([15, 16, 15]) * rng.uniform(0.88, 1.15), pieces=8),
-        Tube(np.stack([fork, [10, -20, 60], [40, -28, 52]]), branches, pieces=8),
-        Tube(np.stack([fork, [-34, -22, 66], [-54, -34, 60]]), branches, pieces=6),
+        tube(stem, np.array([15, 16, 15]) * rng.uniform(0.88, 1.15), pieces=8),
+        tube(np.stack([fork, [10, -20, 60], [40, -28, 52]]), branches, pieces=8),
+        tube(np.stack([fork, [-34, -22, 66], [-54, -34, 60]]), branches, pieces=6),
     )
     rise = np.array([[8, -4, 18], [18, 6, 42], [19, 8, 62], [14, 2, 80], [4, -10, 91]], float)
     rise[1:4] += rng.normal(0, 3, (3, 3))
-    aorta = Tube(rise, np.array([16, 17, 16, 15, 14]) * rng.uniform(0.88, 1.15), pieces=14)
-    return {"pa": Union(pulmonary, blend=6), "ao": aorta}
+    aorta = tube(rise, np.array([16, 17, 16, 15, 14]) * rng.uniform(0.88, 1.15), pieces=14)
+    return {"pa": union(pulmonary, blend=6), "ao": aorta}
 
 
 def _unlabelled_vessels(
     place: Callable[[np.ndarray], np.ndarray], atrium: np.ndarray
-) -> dict[str, list[Tube]]:
+) -> dict[str, list[Shape]]:
     """Aortic arch and descending aorta, and both venae cavae, which enter the right atrium at `atrium`.
 
     `place` moves points relative to the heart's centre to the heart of this patient. Away from the heart,
@@ -123,10 +123,10 @@ def _unlabelled_vessels(
     upper = np.stack([atrium + [0, 0, 18], atrium + [-2, -4, 50], [26, 8, level + 130]])
     lower = np.stack([atrium + [0, 0, -18], atrium + [-4, -6, -50], [24, 0, level - 130]])
     return {
-        "ao": [Tube(np.concatenate([arch, down]), np.array([14, 13, 12, 12, 11, 11]), pieces=18)],
+        "ao": [tube(np.concatenate([arch, down]), np.array([14, 13, 12, 12, 11, 11]), pieces=18)],
         "cava": [
-            Tube(upper, np.array([11, 9.5, 9]), pieces=6),
-            Tube(lower, np.array([12, 13, 13]), pieces=6),
+            tube(upper, np.array([11, 9.5, 9]), pieces=6),
+            tube(lower, np.array([12, 13, 13]), pieces=6),
         ],
     }
 
@@ -138,24 +138,24 @@ def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
     blood = {name: bright * (value + rng.normal(0, 7)) for name, value in BLOOD[modality].items()}
     body, heart = trunk.Body.draw(rng), _heart(Jitter(rng))
     centre = np.asarray(CENTRE) + rng.uniform(-12, 12, 3)
-    matrix, scale = rotation(tuple(rng.uniform(-25, 25, 3))), rng.uniform(0.82, 1.18)
+    matrix, scale = rotation(rng.uniform(-25, 25, 3)), rng.uniform(0.82, 1.18)
 
     def place(shape: Shape) -> Shape:
-        return Placed(shape, np.zeros(3), centre, matrix, scale)
+        return placed(shape, np.zeros(3), centre, matrix, scale)
 
     under = trunk.dome(centre[2] - 42 + rng.uniform(-8, 8))
     sac = place(heart.sac)
     layers = _chest_layers(rng, body, tissue, under, sac)
     layers += _lung_vessels(rng, body, centre, (blood["pa"] + tissue.muscle) / 2)
-    fatty = (sac, *(Grown(place(heart.shapes[name]), 8) for name in ("ao", "pa")))
+    fatty = (sac, *(grown(place(heart.shapes[name]), 8) for name in ("ao", "pa")))
     layers += [Layer(shape, ((0, tissue.fat),), grain=8) for shape in fatty]
-    liver = Within(body.cavity(-2), under, gap=4)
+    liver = within(body.cavity(-2), under, gap=4)
     layers += [Layer(liver, ((0, 105.0 if modality == "ct" else 225.0),), grain=8)]
     others = _unlabelled_vessels(
         lambda points: points @ (scale * matrix.T) + centre, place(heart.shapes["ra"]).bounds.mean(0)
     )
-    for name, tubes in others.items():
-        layers += [Layer(tube, ((0, blood[name]),)) for tube in tubes]
+    for name, vessels in others.items():
+        layers += [Layer(vessel, ((0, blood[name]),)) for vessel in vessels]
     for name, shape in heart.shapes.items():
         wall = None if name == "lv" else (1.0 if name == "myo" else 2.5, blood["wall"])
         layers.append(Layer(place(shape), ((0, blood[name]),), CODES[name], grain=6, wall=wall))
@@ -175,13 +175,13 @@ def _chest_layers(
     phase = rng.uniform(0, trunk.VERTEBRA_MM)
     bone = ((0, tissue.cortex), (3, tissue.marrow))
     sternum = np.array([[0, 92, 110], [0, 98, 170], [0, 92, 260]]) * [1, body.girth, 1]
-    back, front = Ellipsoid((0, -40, 160), (36, 40, 400)), Ellipsoid((0, 85, 200), (26, 40, 200))
+    back, front = ellipsoid((0, -40, 160), (36, 40, 400)), ellipsoid((0, 85, 200), (26, 40, 200))
     return [
         *trunk.wall(body, tissue),
-        Layer(trunk.Ribs(body, phase, low=18.0), bone),
-        Layer(Tube(sternum, np.array([8, 11, 12])), bone),
+        Layer(trunk.ribs(body, phase), bone),
+        Layer(tube(sternum, np.array([8, 11, 12])), bone),
         *trunk.spine(body, tissue, phase),
-        *trunk.lungs(body, under, tissue, Union((back, front, sac), blend=16)),
+        *trunk.lungs(body, under, tissue, union((back, front, sac), blend=16)),
     ]
 
 
@@ -196,6 +196,6 @@ def _lung_vessels(
             along = rng.normal(0, 1, 3) * [0.5, 1, 1] + [side * 0.8, 0, 0]
             along *= rng.uniform(45, 75) / np.linalg.norm(along)
             path = np.stack([hilum, hilum + along / 2 + rng.normal(0, 6, 3), hilum + along])
-            vessel = Tube(path, np.array([4.5, 3, 1.5]), pieces=5)
-            layers.append(Layer(Within(vessel, body.cavity(-3)), ((0, value),)))
+            vessel = tube(path, np.array([4.5, 3, 1.5]), pieces=5)
+            layers.append(Layer(within(vessel, body.cavity(-3)), ((0, value),)))
     return layers

@@ -1,15 +1,16 @@
 """Paint a scene of implicit shapes onto a voxel grid: intensities with partial volume, and labels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import product
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
 
-from bipvl.data.synthetic.shapes import Ripples, Shape
+from bipvl.data.synthetic.shapes import Ripples, Shape, corners, padded
 
 SLAB_VOXELS = 2_000_000  # limits the memory for one slab of a clinical volume
+GRAIN_MM = 3.0  # size of the grains of a texture
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,17 @@ class Scene:
     background: float
     pose: np.ndarray
     warp: Warp
-    grain_seed: int = 0
-    grain_mm: float = 3.0
-    lattice: np.ndarray = field(init=False)
+    grain_seed: int
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def lattice(self) -> np.ndarray:
         noise = np.random.default_rng(self.grain_seed).standard_normal((48, 48, 48), dtype=np.float32)
         noise = ndimage.gaussian_filter(noise, 0.8, mode="wrap")
-        object.__setattr__(self, "lattice", noise / noise.std())
+        return noise / noise.std()
 
     def grain(self, points: np.ndarray) -> np.ndarray:
         """Texture of unit variance at points (3 x ..., mm)."""
-        return ndimage.map_coordinates(self.lattice, points / self.grain_mm, order=1, mode="grid-wrap")
+        return ndimage.map_coordinates(self.lattice, points / GRAIN_MM, order=1, mode="grid-wrap")
 
 
 def render(scene: Scene, affine: np.ndarray, size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ def render(scene: Scene, affine: np.ndarray, size: tuple[int, int, int]) -> tupl
 def _paint(
     layer: Layer, scene: Scene, points: np.ndarray, image: np.ndarray, label: np.ndarray, blur: float
 ) -> None:
-    distance = layer.shape(points)
+    distance = layer.shape.distance(points)
     coats = layer.coats
     if layer.wall is not None:
         label[distance < layer.wall[0]] = 0
@@ -133,9 +133,8 @@ def _box(
     bounds: np.ndarray, to_patient: np.ndarray, pad: float, size: tuple[int, int, int], start: int, stop: int
 ) -> tuple[slice, slice, slice] | None:
     """The voxels of the slab that a shape within `bounds` (patient axes, mm) can touch; None if none."""
-    bounds = np.clip(bounds + np.array([[-pad], [pad]]), -2000, 2000)
-    corners = np.array(list(product(*bounds.T)))
-    voxels = (corners - to_patient[:3, 3]) @ np.linalg.inv(to_patient[:3, :3]).T
+    bounds = np.clip(padded(bounds, pad), -2000, 2000)
+    voxels = (corners(bounds) - to_patient[:3, 3]) @ np.linalg.inv(to_patient[:3, :3]).T
     low = np.maximum(np.floor(voxels.min(0)).astype(int), [0, 0, start])
     high = np.minimum(np.ceil(voxels.max(0)).astype(int) + 1, [size[0], size[1], stop])
     if (low >= high).any():

@@ -52,7 +52,7 @@ class Acquisition:
         affine = np.diag([*spacing, 1.0])
         affine[:3, 3] = isocentre - spacing * (np.asarray(size) - 1) / 2
         pose = np.eye(4)
-        pose[:3, :3] = rotation(tuple(rng.uniform(-degrees, degrees, 3)))
+        pose[:3, :3] = rotation(rng.uniform(-degrees, degrees, 3))
         pose[:3, 3] = isocentre + rng.uniform(-shift, shift, 3) - pose[:3, :3] @ centre
         return cls(affine.round(6), size, str(rng.choice(names, p=probabilities)), pose)
 

@@ -4,42 +4,46 @@ Points are float32 arrays (3 x ...) in patient axes: x to the patient's right, y
 The distances are first-order approximations near the surface, which is enough for partial volume and labels.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.spatial.transform import Rotation
 
 EVERYWHERE = np.array([[-np.inf] * 3, [np.inf] * 3])
 
 
-class Shape(Protocol):
-    """Anything with a bounding box (2 x 3, mm) and a signed distance (mm) at points (3 x ..., mm)."""
+@dataclass(frozen=True)
+class Shape:
+    """A bounding box (2 x 3, mm) and a function from points (3 x ..., mm) to the signed distance (mm)."""
 
-    @property
-    def bounds(self) -> np.ndarray: ...
-
-    def __call__(self, points: np.ndarray) -> np.ndarray: ...
-
-
-def _column(vector: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return np.asarray(vector, dtype=np.float32).reshape((3,) + (1,) * (like.ndim - 1))
+    bounds: np.ndarray
+    distance: Callable[[np.ndarray], np.ndarray]
 
 
-def _corners(bounds: np.ndarray) -> np.ndarray:
+def padded(bounds: np.ndarray, margin: float) -> np.ndarray:
+    """A bounding box that is larger by `margin` mm on each side."""
+    return bounds + np.array([[-1.0], [1.0]]) * margin
+
+
+def corners(bounds: np.ndarray) -> np.ndarray:
+    """The eight corners (8 x 3) of a bounding box."""
     return np.array(list(product(*bounds.T)))
 
 
-def rotation(degrees: tuple[float, float, float]) -> np.ndarray:
+def rotation(degrees: ArrayLike) -> np.ndarray:
     """Rotation matrix (3 x 3) from angles about x, y and z."""
     return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
 
 
-def smooth_min(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
+def _column(vector: ArrayLike, like: np.ndarray) -> np.ndarray:
+    return np.asarray(vector, dtype=np.float32).reshape((3,) + (1,) * (like.ndim - 1))
+
+
+def _smooth_min(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     """Minimum, smoothed over about `blend` mm where both are equal."""
     if blend <= 0:
         return np.minimum(a, b)
@@ -47,252 +51,140 @@ def smooth_min(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     return np.minimum(a, b) - bump * bump * (0.25 / blend)
 
 
-@dataclass(frozen=True)
-class Ellipsoid:
+def ellipsoid(centre: ArrayLike, radii: ArrayLike, degrees: ArrayLike = (0.0, 0.0, 0.0)) -> Shape:
     """An ellipsoid with half-axes `radii` (mm), rotated by `degrees` about x, y and z."""
+    matrix = rotation(degrees)
+    reach = np.sqrt(((matrix * np.asarray(radii)) ** 2).sum(1))
 
-    centre: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        reach = np.sqrt(((rotation(self.degrees) * np.asarray(self.radii)) ** 2).sum(1))
-        return np.asarray(self.centre) + np.stack([-reach, reach])
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        local = points - _column(self.centre, points)
-        if any(self.degrees):
-            local = np.tensordot(rotation(self.degrees).T.astype(np.float32), local, axes=1)
-        local /= _column(self.radii, points)
+    def distance(points: np.ndarray) -> np.ndarray:
+        local = points - _column(centre, points)
+        if np.any(degrees):
+            local = np.tensordot(matrix.T.astype(np.float32), local, axes=1)
+        local /= _column(radii, points)
         unit = np.sqrt(np.einsum("i...,i...->...", local, local))
-        local /= _column(self.radii, points)
+        local /= _column(radii, points)
         slope = np.sqrt(np.einsum("i...,i...->...", local, local))
         return unit * (unit - 1) / np.maximum(slope, 1e-4)
 
+    return Shape(padded(np.asarray(centre), reach), distance)
 
-@dataclass(frozen=True)
-class Tube:
+
+def tube(path: ArrayLike, radii: ArrayLike, pieces: int = 16) -> Shape:
     """A tapered tube along a smooth curve through `path` (k x 3, mm) with `radii` (k, mm) at its points."""
+    path = np.asarray(path, float)
+    at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    steps = np.linspace(0, at[-1], pieces + 1)
+    nodes, widths = CubicSpline(at, path)(steps), PchipInterpolator(at, np.asarray(radii, float))(steps)
 
-    path: np.ndarray
-    radii: np.ndarray
-    pieces: int = 16
-
-    @cached_property
-    def _line(self) -> tuple[np.ndarray, np.ndarray]:
-        path, radii = np.asarray(self.path, float), np.asarray(self.radii, float)
-        at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-        steps = np.linspace(0, at[-1], self.pieces + 1)
-        return CubicSpline(at, path)(steps), PchipInterpolator(at, radii)(steps)
-
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        nodes, radii = self._line
-        return np.stack([(nodes - radii[:, None]).min(0), (nodes + radii[:, None]).max(0)])
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        nodes, radii = self._line
+    def distance(points: np.ndarray) -> np.ndarray:
         nearest = np.full(points.shape[1:], np.inf, np.float32)
-        for start, end, r0, r1 in zip(nodes[:-1], nodes[1:], radii[:-1], radii[1:], strict=True):
+        for start, end, r0, r1 in zip(nodes[:-1], nodes[1:], widths[:-1], widths[1:], strict=True):
             along = (end - start).astype(np.float32)
             local = points - _column(start, points)
             share = np.tensordot(along / float(along @ along), local, axes=1)
             np.clip(share, 0, 1, out=share)
             for axis in range(3):
                 local[axis] -= along[axis] * share
-            distance = np.sqrt(np.einsum("i...,i...->...", local, local))
+            to_axis = np.sqrt(np.einsum("i...,i...->...", local, local))
             share *= np.float32(r1 - r0)
-            distance -= share
-            distance -= np.float32(r0)
-            np.minimum(nearest, distance, out=nearest)
+            to_axis -= share
+            to_axis -= np.float32(r0)
+            np.minimum(nearest, to_axis, out=nearest)
         return nearest
 
+    bounds = np.stack([(nodes - widths[:, None]).min(0), (nodes + widths[:, None]).max(0)])
+    return Shape(bounds, distance)
 
-@dataclass(frozen=True)
-class Trunk:
+
+def torso(levels: ArrayLike, half_x: np.ndarray, half_y: np.ndarray, centre_y: float = 0.0) -> Shape:
     """A rounded torso around the z axis; its half-widths (mm) are interpolated between `levels` (z, mm)."""
+    fine = np.linspace(levels[0], levels[-1], 128)
+    tables = [PchipInterpolator(levels, half)(fine) for half in (half_x, half_y)]
 
-    levels: tuple[float, ...]
-    half_x: tuple[float, ...]
-    half_y: tuple[float, ...]
-    centre_y: float = 0.0
-
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        x, y = max(self.half_x), max(self.half_y)
-        return np.array([[-x, self.centre_y - y, -np.inf], [x, self.centre_y + y, np.inf]])
-
-    @cached_property
-    def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        fine = np.linspace(self.levels[0], self.levels[-1], 128)
-        x, y = (PchipInterpolator(self.levels, half)(fine) for half in (self.half_x, self.half_y))
-        return fine, x, y
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        fine, *tables = self._tables
+    def distance(points: np.ndarray) -> np.ndarray:
         a, b = (np.interp(points[2], fine, table).astype(np.float32) for table in tables)
-        x, y = np.abs(points[0]) / a, np.abs(points[1] - np.float32(self.centre_y)) / b
+        x, y = np.abs(points[0]) / a, np.abs(points[1] - np.float32(centre_y)) / b
         # A superellipse of exponent 2.5: more rectangular than an ellipse, as a lying body is.
         x_slope, y_slope = x * np.sqrt(x), y * np.sqrt(y)
         unit = np.maximum((x * x_slope + y * y_slope) ** np.float32(0.4), 1e-3)
         slope = np.sqrt((x_slope / a) ** 2 + (y_slope / b) ** 2) / (unit * np.sqrt(unit))
         return (unit - 1) / np.maximum(slope, 1e-4)
 
-
-@dataclass(frozen=True)
-class Below:
-    """Everything under the surface z = height(x, y)."""
-
-    height: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    bounds: np.ndarray = field(default_factory=lambda: EVERYWHERE)
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return (points[2] - self.height(points[0], points[1])) * np.float32(0.8)
+    x, y = half_x.max(), half_y.max()
+    return Shape(np.array([[-x, centre_y - y, -np.inf], [x, centre_y + y, np.inf]]), distance)
 
 
-@dataclass(frozen=True)
-class HalfSpace:
+def half_space(point: ArrayLike, normal: ArrayLike) -> Shape:
     """The half-space behind the plane through `point`: `normal` points outwards."""
-
-    point: tuple[float, float, float]
-    normal: tuple[float, float, float]
-    bounds: np.ndarray = field(default_factory=lambda: EVERYWHERE)
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        normal = np.asarray(self.normal, np.float32) / np.float32(np.linalg.norm(self.normal))
-        return np.tensordot(normal, points - _column(self.point, points), axes=1)
+    unit = np.asarray(normal, np.float32) / np.float32(np.linalg.norm(normal))
+    return Shape(EVERYWHERE, lambda points: np.tensordot(unit, points - _column(point, points), axes=1))
 
 
-@dataclass(frozen=True)
-class Union:
+def union(shapes: Sequence[Shape], blend: float = 0.0) -> Shape:
     """All of `shapes`, joined smoothly over about `blend` mm."""
 
-    shapes: tuple[Shape, ...]
-    blend: float = 0.0
+    def distance(points: np.ndarray) -> np.ndarray:
+        joined = shapes[0].distance(points)
+        for shape in shapes[1:]:
+            joined = _smooth_min(joined, shape.distance(points), blend)
+        return joined
 
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        boxes = np.stack([shape.bounds for shape in self.shapes])
-        pad = self.blend / 4
-        return np.stack([boxes[:, 0].min(0) - pad, boxes[:, 1].max(0) + pad])
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        distance = self.shapes[0](points)
-        for shape in self.shapes[1:]:
-            distance = smooth_min(distance, shape(points), self.blend)
-        return distance
+    boxes = np.stack([shape.bounds for shape in shapes])
+    return Shape(padded(np.stack([boxes[:, 0].min(0), boxes[:, 1].max(0)]), blend / 4), distance)
 
 
-@dataclass(frozen=True)
-class Minus:
+def minus(shape: Shape, cut: Shape, blend: float = 0.0, gap: float = 0.0) -> Shape:
     """`shape` minus `cut`, after growing `cut` by `gap` mm."""
 
-    shape: Shape
-    cut: Shape
-    blend: float = 0.0
-    gap: float = 0.0
+    def distance(points: np.ndarray) -> np.ndarray:
+        return -_smooth_min(-shape.distance(points), cut.distance(points) - np.float32(gap), blend)
 
-    @property
-    def bounds(self) -> np.ndarray:
-        return self.shape.bounds
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return -smooth_min(-self.shape(points), self.cut(points) - np.float32(self.gap), self.blend)
+    return Shape(shape.bounds, distance)
 
 
-@dataclass(frozen=True)
-class Within:
+def within(shape: Shape, limit: Shape, blend: float = 0.0, gap: float = 0.0) -> Shape:
     """The part of `shape` inside `limit`, after shrinking `limit` by `gap` mm."""
+    low, high = np.maximum(shape.bounds[0], limit.bounds[0]), np.minimum(shape.bounds[1], limit.bounds[1])
 
-    shape: Shape
-    limit: Shape
-    blend: float = 0.0
-    gap: float = 0.0
+    def distance(points: np.ndarray) -> np.ndarray:
+        return -_smooth_min(-shape.distance(points), -limit.distance(points) - np.float32(gap), blend)
 
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        ours, theirs = self.shape.bounds, self.limit.bounds
-        return np.stack([np.maximum(ours[0], theirs[0]), np.minimum(ours[1], theirs[1])])
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return -smooth_min(-self.shape(points), -self.limit(points) - np.float32(self.gap), self.blend)
+    return Shape(np.stack([low, high]), distance)
 
 
-@dataclass(frozen=True)
-class Grown:
+def grown(shape: Shape, margin: float) -> Shape:
     """`shape` grown outwards by `margin` mm."""
-
-    shape: Shape
-    margin: float
-
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        return self.shape.bounds + np.array([[-1.0], [1.0]]) * self.margin
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return self.shape(points) - np.float32(self.margin)
+    return Shape(padded(shape.bounds, margin), lambda points: shape.distance(points) - np.float32(margin))
 
 
-@dataclass(frozen=True)
-class Stacked:
+def stacked(shape: Shape, pitch: float, phase: float, low: float, high: float) -> Shape:
     """`shape`, centred at z = 0, repeated every `pitch` mm from z = `low` to `high` (vertebrae)."""
 
-    shape: Shape
-    pitch: float
-    phase: float = 0.0
-    low: float = -np.inf
-    high: float = np.inf
-
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        box = self.shape.bounds.copy()
-        box[:, 2] = self.low, self.high
-        return box
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
+    def distance(points: np.ndarray) -> np.ndarray:
         local = points.copy()
-        local[2] = np.mod(points[2] - np.float32(self.phase - self.pitch / 2), np.float32(self.pitch))
-        local[2] -= np.float32(self.pitch / 2)
-        return self.shape(local)
+        local[2] = np.mod(points[2] - np.float32(phase - pitch / 2), np.float32(pitch))
+        local[2] -= np.float32(pitch / 2)
+        return shape.distance(local)
+
+    bounds = shape.bounds.copy()
+    bounds[:, 2] = low, high
+    return Shape(bounds, distance)
 
 
-@dataclass(frozen=True)
-class Wavy:
-    """`shape` with an uneven surface: `ripples` (mm) are added to the distance."""
-
-    shape: Shape
-    ripples: "Ripples"
-
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        return self.shape.bounds + np.array([[-1.0], [1.0]]) * self.ripples.reach
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return self.shape(points) + self.ripples(points)
-
-
-@dataclass(frozen=True)
-class Placed:
+def placed(
+    shape: Shape, pivot: np.ndarray, shift: np.ndarray, matrix: np.ndarray, scale: float = 1.0
+) -> Shape:
     """`shape`, rotated and scaled about `pivot` (mm), then shifted (mm)."""
+    moved = (corners(shape.bounds) - pivot) @ (matrix.T * scale)
+    moved += pivot + shift
 
-    shape: Shape
-    pivot: np.ndarray
-    shift: np.ndarray
-    matrix: np.ndarray
-    scale: float = 1.0
+    def distance(points: np.ndarray) -> np.ndarray:
+        local = points - _column(pivot + shift, points)
+        local = np.tensordot((matrix.T / scale).astype(np.float32), local, axes=1)
+        local += _column(pivot, points)
+        return shape.distance(local) * np.float32(scale)
 
-    @cached_property
-    def bounds(self) -> np.ndarray:
-        corners = (_corners(self.shape.bounds) - self.pivot) @ (self.matrix.T * self.scale)
-        corners += self.pivot + self.shift
-        return np.stack([corners.min(0), corners.max(0)])
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        local = points - _column(self.pivot + self.shift, points)
-        local = np.tensordot((self.matrix.T / self.scale).astype(np.float32), local, axes=1)
-        local += _column(self.pivot, points)
-        return self.shape(local) * np.float32(self.scale)
+    return Shape(np.stack([moved.min(0), moved.max(0)]), distance)
 
 
 @dataclass(frozen=True)
@@ -323,3 +215,8 @@ class Ripples:
             angle = np.tensordot(wave.astype(np.float32), points, axes=1)
             total += np.float32(height) * np.sin(angle + np.float32(phase))
         return total
+
+
+def wavy(shape: Shape, ripples: Ripples) -> Shape:
+    """`shape` with an uneven surface: `ripples` (mm) are added to the distance."""
+    return Shape(padded(shape.bounds, ripples.reach), lambda points: shape.distance(points) + ripples(points))
