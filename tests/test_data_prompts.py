@@ -13,7 +13,7 @@ def csv(tmp_path):
     return write_prompts(HEART, tmp_path / "heart.csv")
 
 
-def test_segments_and_descriptions_name_each_concept(tmp_path):
+def test_segments_name_each_concept(tmp_path):
     path = tmp_path / "liver.csv"
     path.write_text(",".join(COLUMNS) + '\nLiver in a CT Image,"Wedge, large.",Right,Bright,Smooth,Even\n')
     table = read_prompts(path)
@@ -26,10 +26,6 @@ def test_segments_and_descriptions_name_each_concept(tmp_path):
             "Contour/Symmetry: Smooth",
             "Internal Texture: Even",
         ]
-    ]
-    assert table.descriptions() == [
-        "Liver in a CT Image. Shape: Wedge, large. Location: Right. Appearance/Density: Bright. "
-        "Contour/Symmetry: Smooth. Internal Texture: Even."
     ]
 
 

@@ -67,9 +67,8 @@ def code_issue(spec: DatasetSpec, codes: np.ndarray) -> BipvlError | None:
 def map_issue(codes: np.ndarray, known_codes: Sequence[int], fix: str) -> BipvlError | None:
     """What is wrong with a label map that may hold `known_codes`; `fix` is the advice on other codes."""
     if codes.ndim != 3:
-        return BipvlError(
-            f"has {codes.ndim} axes, but a label map has three", "keep one 3D volume of codes in it"
-        )
+        fix = "keep one 3D volume of codes in it"
+        return BipvlError(f"has {codes.ndim} axes, but a label map has three", fix)
     return value_issue(distinct_values(codes), known_codes, fix)
 
 
@@ -84,9 +83,8 @@ def value_issue(values: np.ndarray, known_codes: Sequence[int], fix: str = _FIX)
         whole = values.astype(np.int64)
     if (broken := whole != values).any():
         example = values[broken][0]
-        return BipvlError(
-            f"holds labels that are not whole numbers, such as {example:g}", "export without interpolation"
-        )
+        fix = "export without interpolation"
+        return BipvlError(f"holds labels that are not whole numbers, such as {example:g}", fix)
     if len(unknown := whole[~np.isin(whole, known_codes)]):
         found = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
         known = ", ".join(map(str, known_codes))

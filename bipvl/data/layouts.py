@@ -69,9 +69,8 @@ def list_cases(spec: DatasetSpec, data_root: str | Path) -> list[Case]:
     missing = [path for case in cases for path in case.files.values() if not path.is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more files)" if len(missing) > 1 else ""
-        raise BipvlError(
-            f"file not found{more}", "copy it there, or remove its case from the data set", missing[0]
-        )
+        fix = "copy it there, or remove its case from the data set"
+        raise BipvlError(f"file not found{more}", fix, missing[0])
     return cases
 
 
@@ -145,9 +144,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise BipvlError(f"not readable as JSON ({error})", "download or write it again", path) from error
     if not isinstance(content, dict):
-        raise BipvlError(
-            f"holds a {type(content).__name__} instead of a JSON object", "download or write it again", path
-        )
+        fix = "download or write it again"
+        raise BipvlError(f"holds a {type(content).__name__} instead of a JSON object", fix, path)
     return content
 
 
@@ -200,9 +198,8 @@ def _from_entry(entry: Any, section: str, position: int, folder: Path) -> Case |
     """A case of dataset.json, or the issue of its entry."""
     keys = ("image", "label")
     if not (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys)):
-        return BipvlError(
-            f"lacks a path in entry {position} of '{section}'", "give each entry an image and a label"
-        )
+        fix = "give each entry an image and a label"
+        return BipvlError(f"lacks a path in entry {position} of '{section}'", fix)
     if outside := [entry[key] for key in keys if not _is_inside(folder, entry[key])]:
         return BipvlError(f"names {outside[0]}, outside its own folder", f"keep all paths below {folder}")
     image, label = (_below(folder, entry[key]) for key in keys)

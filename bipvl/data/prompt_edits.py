@@ -16,16 +16,8 @@ MISTYPED = 0.25
 """Share of the longer words with two letters swapped."""
 
 
-def _full(texts: Texts, random: np.random.Generator) -> Texts:
-    return texts
-
-
-def _names(texts: Texts, random: np.random.Generator) -> Texts:
-    return [[title] for title, *_ in texts]
-
-
 def _ambiguous(texts: Texts, random: np.random.Generator) -> Texts:
-    return [[title, *(f"{_concept(text)}: {VAGUE}" for text in concepts)] for title, *concepts in texts]
+    return [[title, *(f"{text.split(':')[0]}: {VAGUE}" for text in concepts)] for title, *concepts in texts]
 
 
 def _other_details(texts: Texts, random: np.random.Generator) -> Texts:
@@ -34,22 +26,12 @@ def _other_details(texts: Texts, random: np.random.Generator) -> Texts:
     return [[title, *details[c]] for (title, *_), c in zip(texts, others, strict=True)]
 
 
-def _shuffled_rows(texts: Texts, random: np.random.Generator) -> Texts:
-    return [texts[c] for c in _derangement(len(texts), random)]
-
-
-def _empty(texts: Texts, random: np.random.Generator) -> Texts:
-    return [[""] for _ in texts]
-
-
 def _paraphrased(texts: Texts, random: np.random.Generator) -> Texts:
-    return [
-        [
-            f"What this shows is: {title}",
-            *(f"Its {_concept(t).lower()} is as follows, {_text(t)}" for t in concepts),
-        ]
-        for title, *concepts in texts
-    ]
+    def reworded(text: str) -> str:
+        name, _, value = text.partition(":")
+        return f"Its {name.lower()} is as follows, {value.strip()}"
+
+    return [[f"What this shows is: {title}", *map(reworded, concepts)] for title, *concepts in texts]
 
 
 def _typing_errors(texts: Texts, random: np.random.Generator) -> Texts:
@@ -72,12 +54,12 @@ def _mirrored(texts: Texts, random: np.random.Generator) -> Texts:
 
 
 EDITS: dict[str, Callable[[Texts, np.random.Generator], Texts]] = {
-    "full": _full,
-    "names": _names,
+    "full": lambda texts, random: texts,
+    "names": lambda texts, random: [row[:1] for row in texts],
     "ambiguous": _ambiguous,
     "other_details": _other_details,
-    "shuffled_rows": _shuffled_rows,
-    "empty": _empty,
+    "shuffled_rows": lambda texts, random: [texts[c] for c in _derangement(len(texts), random)],
+    "empty": lambda texts, random: [[""] for _ in texts],
     "paraphrased": _paraphrased,
     "typing_errors": _typing_errors,
     "mirrored": _mirrored,
@@ -92,14 +74,6 @@ def edited(texts: Texts, edit: str, *, seed: int = 0) -> Texts:
         BipvlError: there is no such edit.
     """
     return choose("prompt edit", edit, EDITS)(texts, np.random.default_rng(seed))
-
-
-def _concept(text: str) -> str:
-    return text.split(":", 1)[0]
-
-
-def _text(text: str) -> str:
-    return text.split(":", 1)[1].strip()
 
 
 def _derangement(count: int, random: np.random.Generator) -> list[int]:

@@ -8,14 +8,8 @@ from pathlib import Path
 from bipvl.common.errors import BipvlError
 from bipvl.data.spec import FILL_IN, ClassSpec, DatasetSpec
 
-CONCEPTS: tuple[str, ...] = (
-    "Shape",
-    "Location",
-    "Appearance/Density",
-    "Contour/Symmetry",
-    "Internal Texture",
-)
-COLUMNS: tuple[str, ...] = ("Title", *CONCEPTS)
+CONCEPTS = ("Shape", "Location", "Appearance/Density", "Contour/Symmetry", "Internal Texture")
+COLUMNS = ("Title", *CONCEPTS)
 
 
 @dataclass(frozen=True)
@@ -28,10 +22,6 @@ class PromptTable:
     def segments(self) -> list[list[str]]:
         """N × (K + 1) short texts: the title alone, then each concept with its name."""
         return [[row["Title"], *(f"{concept}: {row[concept]}" for concept in CONCEPTS)] for row in self.rows]
-
-    def descriptions(self) -> list[str]:
-        """N full texts: the title, then each concept with its name."""
-        return [". ".join(text.rstrip(". ") for text in texts) + "." for texts in self.segments()]
 
 
 def read_prompts(path: str | Path, spec: DatasetSpec | None = None) -> PromptTable:

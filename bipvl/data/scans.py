@@ -106,22 +106,19 @@ def image_issue(spec: DatasetSpec, shape: Sequence[int], affine: np.ndarray) -> 
         return BipvlError(f"has {len(shape) - 1} spatial axes, but a scan has three", "give one 3D volume")
     if shape[0] != len(spec.channels):
         expected = f"{len(spec.channels)} ({', '.join(spec.channels)})"
-        return BipvlError(
-            f"has {shape[0]} channels, but {spec.title} has {expected}", "stack the channels in this order"
-        )
+        fix = "stack the channels in this order"
+        return BipvlError(f"has {shape[0]} channels, but {spec.title} has {expected}", fix)
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9):
-        return BipvlError(
-            "has an affine that cannot be inverted", "restore its header from the original scan"
-        )
+        fix = "restore its header from the original scan"
+        return BipvlError("has an affine that cannot be inverted", fix)
     return None
 
 
 def kind_issue(scan: Scan) -> BipvlError | None:
     """What is wrong with the type or the number of the values, if anything."""
     if scan.stored.dtype.kind not in "biuf":
-        return BipvlError(
-            f"holds values of type {scan.stored.dtype}", "export it with one real number per voxel"
-        )
+        fix = "export it with one real number per voxel"
+        return BipvlError(f"holds values of type {scan.stored.dtype}", fix)
     if not scan.stored.size:
         return BipvlError(f"holds no voxels ({_times(scan.stored.shape)})", "export it again")
     return None
@@ -136,10 +133,8 @@ def form_issue(scan: Scan) -> BipvlError | None:
     distance = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
     if distance <= FORM_TOLERANCE:
         return None
-    return BipvlError(
-        f"has an sform and a qform that put its corners up to {distance:.3g} mm apart",
-        "find out which is right, and copy it to the other",
-    )
+    fix = "find out which is right, and copy it to the other"
+    return BipvlError(f"has an sform and a qform that put its corners up to {distance:.3g} mm apart", fix)
 
 
 def grid_issue(
@@ -156,17 +151,14 @@ def grid_issue(
     """
     if tuple(image_shape) != tuple(label_shape):
         found, expected = _times(label_shape), _times(image_shape)
-        return BipvlError(
-            f"has {found} voxels, but its {reference} has {expected}", f"resample it onto the {reference}"
-        )
+        fix = f"resample it onto the {reference}"
+        return BipvlError(f"has {found} voxels, but its {reference} has {expected}", fix)
     offset = np.abs(np.subtract(image_affine, label_affine)).max()
     if offset <= AFFINE_TOLERANCE:
         return None
     how = ", ".join(_differences(image_affine, label_affine)) or f"affines differ by up to {offset:.3g} mm"
-    return BipvlError(
-        f"is not on the grid of its {reference} ({how})",
-        f"resample it onto the {reference} or, if only the header is wrong, copy the {reference}'s affine",
-    )
+    fix = f"resample it onto the {reference} or, if only the header is wrong, copy the {reference}'s affine"
+    return BipvlError(f"is not on the grid of its {reference} ({how})", fix)
 
 
 def _read(path: Path) -> Scan:

@@ -243,9 +243,8 @@ def load_spec(name: str | Path) -> DatasetSpec:
 def parse_spec(raw: dict[str, Any], path: Path) -> DatasetSpec:
     """The spec that the content of the YAML file ``path`` declares; raises as `load_spec`."""
     if unfilled := [key for key, value in raw.items() if FILL_IN in repr(value)]:
-        raise BipvlError(
-            f"is a draft: '{unfilled[0]}' still holds '{FILL_IN}'", "replace it by what is meant", path
-        )
+        fix = "replace it by what is meant"
+        raise BipvlError(f"is a draft: '{unfilled[0]}' still holds '{FILL_IN}'", fix, path)
     raw = dict(raw)
     prompts, split = raw.get("prompts"), raw.get("split")
     if isinstance(prompts, str) and prompts.strip():
@@ -260,11 +259,8 @@ def parse_spec(raw: dict[str, Any], path: Path) -> DatasetSpec:
         spec = spec.model_copy(update={"code_names": names})
     _check_codes(spec, path)
     if spec.split.get("test") == "validation" and spec.layout != "dataset_json":
-        raise BipvlError(
-            "'split' takes the test cases from a section, which only the layout dataset_json has",
-            "give a share or case ids",
-            path,
-        )
+        problem = "'split' takes the test cases from a section, which only the layout dataset_json has"
+        raise BipvlError(problem, "give a share or case ids", path)
     return spec
 
 
@@ -276,32 +272,22 @@ def _of_channels(patterns: Patterns, channels: tuple[str, ...], path: Path) -> P
             raise BipvlError(f"the channel '{wrong[0]}' cannot be part of a file's name", "rename it", path)
         image = tuple(dict.fromkeys(p.replace("{channel}", name) for p in image for name in channels))
     if len(image) not in (1, len(channels)) or not _is_distinct((*image, patterns.label)):
-        raise BipvlError(
-            f"'layout' has {len(image)} image patterns for {len(channels)} channels",
-            "give one for all, one per channel, or one with {channel}, none of them twice",
-            path,
-        )
+        fix = "give one for all, one per channel, or one with {channel}, none of them twice"
+        raise BipvlError(f"'layout' has {len(image)} image patterns for {len(channels)} channels", fix, path)
     return patterns.model_copy(update={"image": image})
 
 
 def _check_codes(spec: DatasetSpec, path: Path) -> None:
     codes = [code for c in spec.classes for code in c.codes]
     if not spec.overlapping and not _is_distinct(codes):
-        raise BipvlError(
-            "'classes' gives one code to two classes", "correct it, or set 'overlapping: true'", path
-        )
+        fix = "correct it, or set 'overlapping: true'"
+        raise BipvlError("'classes' gives one code to two classes", fix, path)
     sets = [set(c.codes) for c in spec.classes]
     nested = all(a < b or b < a or not a & b for a, b in combinations(sets, 2))
     if spec.overlapping and not (nested and all(spec.own_codes)):
-        raise BipvlError(
-            "'classes' overlap in part, or one has no code of its own",
-            "nest each pair of classes or keep it apart, and give each class a code of its own",
-            path,
-        )
+        fix = "nest each pair of classes or keep it apart, and give each class a code of its own"
+        raise BipvlError("'classes' overlap in part, or one has no code of its own", fix, path)
     needed = spec.code_names or spec.layout == "dataset_json"  # which compares them with the file's names
     if needed and set(spec.code_names) != set(codes):
-        raise BipvlError(
-            f"'code_names' names the codes {sorted(spec.code_names)}",
-            f"name exactly the codes {sorted(set(codes))}",
-            path,
-        )
+        fix = f"name exactly the codes {sorted(set(codes))}"
+        raise BipvlError(f"'code_names' names the codes {sorted(spec.code_names)}", fix, path)

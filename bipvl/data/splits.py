@@ -62,9 +62,8 @@ def make_split(spec: DatasetSpec, cases: Sequence[Case], seed: int) -> Split:
     count = max(1, round(len(drawn) * rule["val"]))
     val, train = drawn[:count], drawn[count:]
     if not (train and val and test):
-        raise BipvlError(
-            f"{len(cases)} cases are too few for training, validation and test", "add cases", spec.title
-        )
+        fix = "add cases"
+        raise BipvlError(f"{len(cases)} cases are too few for training, validation and test", fix, spec.title)
     return Split(spec.name, seed, *(tuple(sorted(chain(*part))) for part in (train, val, test)))
 
 
@@ -94,9 +93,8 @@ def split_issues(parts: Mapping[str, Sequence[str]], cases: Sequence[Case]) -> I
     ids = [i for part in PARTS for i in parts[part]]
     where = "'split' in the data set's YAML"
     if unknown := _unknown(ids, cases):
-        yield BipvlError(
-            f"has no case {_some(unknown)}, named in 'split'", f"correct {where}, or add the files"
-        )
+        fix = f"correct {where}, or add the files"
+        yield BipvlError(f"has no case {_some(unknown)}, named in 'split'", fix)
     if left := sorted({case.id for case in cases} - {*ids}):
         problem = f"has {len(left)} cases in no part of 'split', such as {left[0]}"
         yield BipvlError(problem, f"add each to {where}")
@@ -145,23 +143,16 @@ def read_split(path: str | Path, cases: Sequence[Case]) -> Split:
         if not all(parts) or not all(isinstance(i, str) for i in ids):
             raise TypeError(ids)
     except (KeyError, TypeError) as error:
-        raise BipvlError(
-            "is not a split (dataset, seed, train, val, test)", "delete it to draw a new one", path
-        ) from error
+        fix = "delete it to draw a new one"
+        raise BipvlError("is not a split (dataset, seed, train, val, test)", fix, path) from error
     if repeated := _repeated(ids):
         raise BipvlError(f"has {_some(repeated)} more than once", "put each case in one part only", path)
     if unknown := _unknown(ids, cases):
-        raise BipvlError(
-            f"names {_some(unknown)}, which the data set does not have (was it drawn on other data?)",
-            "delete it to draw a new one, or restore the cases",
-            path,
-        )
+        problem = f"names {_some(unknown)}, which the data set does not have (was it drawn on other data?)"
+        raise BipvlError(problem, "delete it to draw a new one, or restore the cases", path)
     if shared := _shared_patients(parts, cases):
-        raise BipvlError(
-            f"has the patient {shared[0]} in two parts",
-            "delete it to draw a new one, which keeps patients in one part",
-            path,
-        )
+        fix = "delete it to draw a new one, which keeps patients in one part"
+        raise BipvlError(f"has the patient {shared[0]} in two parts", fix, path)
     return split
 
 

@@ -8,27 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai import transforms as mt
 from monai.data import MetaTensor, NibabelReader
-from monai.transforms import (
-    CastToTyped,
-    Compose,
-    CropForegroundd,
-    DeleteItemsd,
-    EnsureChannelFirst,
-    EnsureTyped,
-    Lambdad,
-    NormalizeIntensityd,
-    Orientationd,
-    RandAffined,
-    RandCropByPosNegLabeld,
-    RandFlipd,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-    ScaleIntensityRanged,
-    Spacingd,
-    SpatialPadd,
-    Transform,
-)
 from monai.transforms.io.array import switch_endianness
 from monai.utils import convert_to_dst_type
 
@@ -42,7 +23,7 @@ KEYS = ("image", "label")
 _RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
-class Pipeline(Compose):
+class Pipeline(mt.Compose):
     """MONAI's Compose, but a BipvlError is passed on as it is, not wrapped in a RuntimeError."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +38,7 @@ class Pipeline(Compose):
             raise
 
 
-class LoadCased(Transform):
+class LoadCased(mt.Transform):
     """Load the paths under "image" and, if present, "label" as MetaTensors on the scan's own grid.
 
     A list of paths under "image" means one file per channel. Image M × H × W × D, float32; label as from
@@ -87,7 +68,7 @@ class LoadCased(Transform):
         return loaded
 
 
-def prepare_transform(spec: DatasetSpec, spacing: Sequence[float] | None = None) -> Compose:
+def prepare_transform(spec: DatasetSpec, spacing: Sequence[float] | None = None) -> mt.Compose:
     """The deterministic transforms: from {"image": path, "label": path (optional), …} to the working grid.
 
     RAS orientation (an oblique scan stays oblique), spacing (mm; None: the spec's), intensity, and a crop to
@@ -98,23 +79,23 @@ def prepare_transform(spec: DatasetSpec, spacing: Sequence[float] | None = None)
     return Pipeline(
         [
             LoadCased(spec=spec),
-            Orientationd(KEYS, axcodes="RAS", labels=_RAS, **optional),
-            Spacingd(
+            mt.Orientationd(KEYS, axcodes="RAS", labels=_RAS, **optional),
+            mt.Spacingd(
                 KEYS,
                 pixdim=spec.spacing if spacing is None else spacing,
                 mode=("bilinear", "nearest"),
                 **optional,
             ),
             _intensity(spec),
-            CropForegroundd(
+            mt.CropForegroundd(
                 KEYS, "image", select_fn=_content, start_coord_key=None, end_coord_key=None, **optional
             ),
-            CastToTyped(KEYS, dtype=(torch.float32, torch.uint8), **optional),
+            mt.CastToTyped(KEYS, dtype=(torch.float32, torch.uint8), **optional),
         ]
     )
 
 
-def random_transform(spec: DatasetSpec, crop: Sequence[int]) -> Compose:
+def random_transform(spec: DatasetSpec, crop: Sequence[int]) -> mt.Compose:
     """The random transforms: from a prepared case to one augmented crop of `crop` voxels (x, y, z).
 
     The crop's centre is foreground or background with equal probability. `set_random_state(seed)` fixes the
@@ -122,14 +103,14 @@ def random_transform(spec: DatasetSpec, crop: Sequence[int]) -> Compose:
     """
     return Pipeline(
         [
-            SpatialPadd(KEYS, crop),
+            mt.SpatialPadd(KEYS, crop),
             # The cropper takes channel 0 of several as background; overlapping classes have none.
-            Lambdad("label", _any_channel, overwrite="foreground", track_meta=False),
-            RandCropByPosNegLabeld(KEYS, "foreground", crop, pos=1, neg=1, num_samples=1),
+            mt.Lambdad("label", _any_channel, overwrite="foreground", track_meta=False),
+            mt.RandCropByPosNegLabeld(KEYS, "foreground", crop, pos=1, neg=1, num_samples=1),
             itemgetter(0),
-            DeleteItemsd("foreground"),
+            mt.DeleteItemsd("foreground"),
             *_augmentations(spec.augmentation),
-            EnsureTyped(KEYS, dtype=(torch.float32, torch.uint8), track_meta=False),
+            mt.EnsureTyped(KEYS, dtype=(torch.float32, torch.uint8), track_meta=False),
         ],
         map_items=False,  # itemgetter gets the crop's list of one as a whole
     )
@@ -174,7 +155,7 @@ def _read_file(path: str | Path) -> MetaTensor:
         array, meta = reader.get_data(reader.read(str(path)))
         array, *_ = convert_to_dst_type(array, array, dtype=np.float32)
         meta = switch_endianness(meta, "<") | {"filename_or_obj": str(path)}
-        return EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(array, meta))
+        return mt.EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(array, meta))
     except Exception as error:
         raise unreadable(Path(path), error) from error
 
@@ -184,28 +165,28 @@ def _raise(issue: BipvlError | None, path: str | Path) -> None:
         raise issue.at(path)
 
 
-def _intensity(spec: DatasetSpec) -> Transform:
+def _intensity(spec: DatasetSpec) -> mt.Transform:
     if "window" in spec.intensity:
         low, high = spec.intensity["window"]
-        return ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)
-    return NormalizeIntensityd("image", nonzero=True, channel_wise=True)
+        return mt.ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)
+    return mt.NormalizeIntensityd("image", nonzero=True, channel_wise=True)
 
 
-def _augmentations(declared: Mapping[str, Any]) -> list[Transform]:
+def _augmentations(declared: Mapping[str, Any]) -> list[mt.Transform]:
     """The declared augmentations: geometry before intensity, so that voxels filled in look like air."""
-    transforms: list[Transform] = [
-        RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in declared.get("flip_axes", ())
+    transforms: list[mt.Transform] = [
+        mt.RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in declared.get("flip_axes", ())
     ]
     angle, zoom = math.radians(declared.get("rotation_degrees", 0)), declared.get("zoom", 0)
     if angle or zoom:
         affine = {"rotate_range": (0, 0, angle), "scale_range": (zoom, zoom, zoom)}
         transforms.append(
-            RandAffined(KEYS, prob=1.0, mode=("bilinear", "nearest"), padding_mode="zeros", **affine)
+            mt.RandAffined(KEYS, prob=1.0, mode=("bilinear", "nearest"), padding_mode="zeros", **affine)
         )
     if scale := declared.get("intensity_scale"):
-        transforms.append(RandScaleIntensityd("image", factors=scale, prob=0.5))
+        transforms.append(mt.RandScaleIntensityd("image", factors=scale, prob=0.5))
     if shift := declared.get("intensity_shift"):
-        transforms.append(RandShiftIntensityd("image", offsets=shift, prob=0.5))
+        transforms.append(mt.RandShiftIntensityd("image", offsets=shift, prob=0.5))
     return transforms
 
 
@@ -216,7 +197,6 @@ def _any_channel(label: torch.Tensor) -> torch.Tensor:
 def _content(image: MetaTensor) -> torch.Tensor:
     content = image != 0
     if not content.any():
-        raise BipvlError(
-            "is empty after intensity scaling", "check its modality and unit", image.meta["filename_or_obj"]
-        )
+        fix = "check its modality and unit"
+        raise BipvlError("is empty after intensity scaling", fix, image.meta["filename_or_obj"])
     return content

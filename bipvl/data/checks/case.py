@@ -130,9 +130,8 @@ def _summarise(scan: Scan) -> _Summary:
 def _value_issues(spec: DatasetSpec, values: _Summary) -> Iterator[BipvlError]:
     """All issues of an image's values, channel by channel."""
     if values.not_finite:
-        yield BipvlError(
-            f"holds {values.not_finite} voxels that are not finite", "replace them by the background"
-        )
+        fix = "replace them by the background"
+        yield BipvlError(f"holds {values.not_finite} voxels that are not finite", fix)
     channels = len(values.ranges)
     names = spec.channels if len(spec.channels) == channels > 1 else [""] * channels
     for name, (low, high) in zip(names, values.ranges, strict=True):

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -83,9 +84,8 @@ def _check_cases(spec: DatasetSpec, cases: Sequence[Case], workers: int) -> Iter
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts) as pool:
             yield from pool.map(check, cases)
     except BrokenProcessPool as error:
-        raise BipvlError(
-            "a process that read the data was killed, most likely for lack of memory", "give fewer --workers"
-        ) from error
+        problem = "a process that read the data was killed, most likely for lack of memory"
+        raise BipvlError(problem, "give fewer --workers") from error
 
 
 def _ignore_interrupts() -> None:
@@ -113,33 +113,21 @@ def _parts(
     spec: DatasetSpec, cases: Sequence[Case], split: str | Path | None, data_root: str | Path
 ) -> tuple[dict[str, str], list[BipvlError]]:
     """Case id → part of the split, as far as it is known, and the issues of the split."""
-    if split is None:
-        return _declared_parts(spec, cases, Path(data_root) / spec.folder)
     try:
-        drawn = read_split(split, cases)
-    except BipvlError as error:
-        return {}, [error]
-    parts = {i: part for part in PARTS for i in getattr(drawn, part)}
-    if left := [case.id for case in cases if case.id not in parts]:
-        problem = f"leaves out {len(left)} cases of the data set, such as {left[0]}"
-        return parts, [BipvlError(problem, "delete it to draw a new one, or remove these cases", split)]
-    return parts, []
-
-
-def _declared_parts(
-    spec: DatasetSpec, cases: Sequence[Case], folder: Path
-) -> tuple[dict[str, str], list[BipvlError]]:
-    """As `_parts`, for the split in the data set's YAML."""
-    try:
-        listed = listed_parts(spec)
+        listed = listed_parts(spec) if split is None else asdict(read_split(split, cases))
     except BipvlError as error:
         return {}, [error]
     if listed is None:
         fixed = spec.split["test"] == "validation"
         return {case.id: case.section for case in cases if fixed}, []
-    if issues := [issue.at(folder) for issue in split_issues(listed, cases)]:
-        return {}, issues
-    return {i: part for part in PARTS for i in listed[part]}, []
+    parts = {i: part for part in PARTS for i in listed[part]}
+    if split is None:
+        issues = [issue.at(Path(data_root) / spec.folder) for issue in split_issues(listed, cases)]
+        return ({} if issues else parts), issues
+    if left := [case.id for case in cases if case.id not in parts]:
+        problem = f"leaves out {len(left)} cases of the data set, such as {left[0]}"
+        return parts, [BipvlError(problem, "delete it to draw a new one, or remove these cases", split)]
+    return parts, []
 
 
 def _duplicates(found: Reports, parts: Mapping[str, str]) -> Iterator[BipvlError]:
@@ -182,11 +170,11 @@ def _missing_classes(spec: DatasetSpec, found: Reports, data_root: str | Path) -
     if not codes or None in codes:
         return
     present = frozenset().union(*codes)
-    own = spec.own_codes if spec.overlapping else [set(c.codes) for c in spec.classes]
-    missing = [f"{c.name} ({min(k)})" for c, k in zip(spec.classes, own, strict=True) if not present & k]
-    if missing:
-        yield BipvlError(
-            f"has no case with a voxel of {', '.join(missing)}",
-            "add cases that show it, or remove the class from the data set's YAML and its prompts",
-            Path(data_root) / spec.folder,
-        )
+    if missing := [
+        f"{c.name} ({min(own)})"
+        for c, own in zip(spec.classes, spec.own_codes, strict=True)
+        if not present & own
+    ]:
+        fix = "add cases that show it, or remove the class from the data set's YAML and its prompts"
+        folder = Path(data_root) / spec.folder
+        yield BipvlError(f"has no case with a voxel of {', '.join(missing)}", fix, folder)

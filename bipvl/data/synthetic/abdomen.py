@@ -50,13 +50,9 @@ class Jitter:
         moved = self.rng.uniform(-shift, shift, 3)
         if along is not None:
             moved += along
-        return placed(
-            shape=shape,
-            pivot=shape.bounds.mean(0),
-            shift=moved,
-            matrix=rotation(self.rng.uniform(-degrees, degrees, 3)),
-            scale=1 + self.rng.uniform(-scale, scale),
-        )
+        matrix = rotation(self.rng.uniform(-degrees, degrees, 3))
+        size = 1 + self.rng.uniform(-scale, scale)
+        return placed(shape, matrix, scale=size, pivot=shape.bounds.mean(0), shift=moved)
 
     def lumpy(self, shape: Shape, height: float, lengths: tuple[float, float] = (30, 70)) -> Shape:
         """The shape with random bumps of `height` and wavelengths within `lengths` (mm)."""
@@ -121,7 +117,7 @@ def _liver(jitter: Jitter, hu: dict[str, float], body: trunk.Body, under: Shape,
     roots = np.array([[20, 12, 84], [50, 5, 74], [85, -10, 66], [112, -24, 56]])
     veins = [
         tube([[22, -8, 100], [45, 10, 92], [78, 24, 80], [104, 34, 62]], [6, 5, 4, 2.5]),
-        tube(roots, np.array([7, 6, 4, 2.5])),
+        tube(roots, [7, 6, 4, 2.5]),
         tube([[20, 0, 98], [8, 30, 90], [-18, 46, 84]], [5, 4, 2.5]),
     ]
     layers = [Layer(shape, ((0, hu["liver"]),), CODES["liver"], grain=5)]
@@ -181,10 +177,9 @@ def _adrenal(foot: np.ndarray, side: int) -> Shape:
     """Two limbs that open backwards from a crest (an inverted Y), as thick as in a large gland."""
     crest = foot + [0, 7, 6]
     limbs = [
-        tube(np.stack([crest + [0, 0, 9], crest, foot + [side * x, -9, -8]]), np.array([6, 7.5, 6]), pieces=6)
-        for x in (-8, 10)
+        tube([crest + [0, 0, 9], crest, foot + [side * x, -9, -8]], [6, 7.5, 6], pieces=6) for x in (-8, 10)
     ]
-    return union(tuple(limbs), blend=5)
+    return union(limbs, blend=5)
 
 
 def _vessels(jitter: Jitter, hu: dict[str, float], breath: float) -> list[Layer]:
@@ -199,9 +194,9 @@ def _vessels(jitter: Jitter, hu: dict[str, float], breath: float) -> list[Layer]
     layers = [Layer(shape, ((0, hu["aorta"]),), CODES["aorta"])]
     for side in (-1, 1):  # the common iliac arteries and veins, which neither label includes
         path = [[-4, -28, -84], [side * 24, -28, -120], [side * 44, -14, -160], [side * 58, 22, -215]]
-        artery = tube(np.array(path) + shift, np.array([7, 6, 5, 5]))
+        artery = tube(np.array(path) + shift, [7, 6, 5, 5])
         path = [[14, -34, -88], [side * 28, -40, -124], [side * 48, -26, -164], [side * 52, 12, -215]]
-        vein = tube(np.array(path) + [shift[0], -2, 0], np.array([8, 7, 6, 6]))
+        vein = tube(np.array(path) + [shift[0], -2, 0], [8, 7, 6, 6])
         layers = [Layer(vein, ((0, hu["postcava"]),)), Layer(artery, ((0, hu["aorta"]),)), *layers]
     path = [[14, -32, -88], [22, -30, -40], [26, -28, 20], [28, -18, 70], [26, -6, 112], [22, 2, 132]]
     cava = np.array(path, float)
@@ -219,14 +214,14 @@ def _small_organs(jitter: Jitter, hu: dict[str, float], upper: np.ndarray) -> li
         [[40, 6, -18], [38, 16, 8], [12, 27, 24], [-24, 22, 34], [-52, 6, 42], [-74, -6, 50]], float
     )
     pancreas[1:] += rng.normal(0, 4, (5, 3))
-    gland = jitter.lumpy(jitter(tube(pancreas, np.array([12, 16, 11, 12, 12, 10]))), 2.5, (14, 30))
+    gland = jitter.lumpy(jitter(tube(pancreas, [12, 16, 11, 12, 12, 10])), 2.5, (14, 30))
     duodenum = np.array(
         [[30, 46, 20], [56, 30, 14], [66, 8, -18], [54, -4, -50], [16, -4, -56], [-20, 8, -34]], float
     )
     duodenum += rng.normal(0, 4, duodenum.shape)
-    gut = jitter(tube(duodenum, np.array([12, 14, 14, 13, 12, 12])), along=half)
+    gut = jitter(tube(duodenum, [12, 14, 14, 13, 12, 12]), along=half)
     pear = np.array([[62, 66, 2], [54, 58, 18], [44, 44, 36], [36, 34, 46]])
-    bladder = jitter(tube(pear, np.array([15, 17, 11, 5]), pieces=10), shift=10, scale=0.2, along=upper)
+    bladder = jitter(tube(pear, [15, 17, 11, 5], pieces=10), shift=10, scale=0.2, along=upper)
     gullet = np.array([[-6, -24, 240], [-8, -20, 140], [-18, -12, 108], [-40, -2, 86]], float)
     gullet[1:] += rng.normal(0, 4, (3, 3))
     gullet += upper + [0, rng.uniform(-3, 8), 0]
@@ -248,14 +243,14 @@ def _pelvic_organs(jitter: Jitter, hu: dict[str, float]) -> list[Layer]:
     if female:
         cervix = centre + [rng.uniform(-8, 8), -30 * full - 10, -14]
         fundus = cervix + [rng.uniform(-22, 22), 14, 46]
-        gland = tube(np.stack([cervix, (cervix + fundus) / 2, fundus]), np.array([13, 17, 24]), pieces=8)
+        gland = tube([cervix, (cervix + fundus) / 2, fundus], [13, 17, 24], pieces=8)
         gland = minus(gland, bladder, blend=4, gap=2)
     else:
         low = centre + [0, -8, -28 * full - 15]
         size = rng.uniform(0.9, 1.3)
         gland = minus(ellipsoid(low, (27 * size, 21 * size, 20 * size)), bladder, blend=4, gap=2)
     path = np.array([[-14, -52, -110], [0, -56, -150], [0, -44, -190], [0, -40, -230]])
-    rectum = tube(path, np.array([15, 19, 18, 12]))
+    rectum = tube(path, [15, 19, 18, 12])
     return [
         Layer(rectum, ((0, 50), (4, -70)), grain=60),
         Layer(gland, ((0, hu["prostate/uterus"]),), CODES["prostate/uterus"], grain=6),

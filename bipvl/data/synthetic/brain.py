@@ -8,12 +8,12 @@ from scipy import ndimage
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic.rendering import Warp, slabs, voxel_points
-from bipvl.data.synthetic.scanner import Acquisition, bias_factor, noise
+from bipvl.data.synthetic.scanner import Acquisition, apply_bias, noise
 from bipvl.data.synthetic.shapes import Ripples, Shape, ellipsoid, rotation, wavy
 
 CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")
 EDEMA, NON_ENHANCING, ENHANCING = 1, 2, 3
-CENTRE = (0.0, -18.0, 8.0)  # of the brain, in MNI152 coordinates (mm)
+BRAIN_CENTRE = (0.0, -18.0, 8.0)  # of the brain, in MNI152 coordinates (mm)
 
 # Mean intensities in the order of CHANNELS; in healthy tissue, most of the T1w contrast is the template's.
 TISSUE = {
@@ -114,7 +114,7 @@ class _Patient:
     def draw(cls, rng: np.random.Generator, pose: np.ndarray) -> "_Patient":
         shape = np.eye(4)
         shape[:3, :3] = rotation(rng.uniform(-4, 4, 3)) @ np.diag(rng.uniform(0.92, 1.06, 3))
-        shape[:3, 3] = np.asarray(CENTRE) - shape[:3, :3] @ CENTRE
+        shape[:3, 3] = np.asarray(BRAIN_CENTRE) - shape[:3, :3] @ BRAIN_CENTRE
         return cls(
             to_template=np.linalg.inv(pose @ shape),
             warp=Warp.draw(rng, 3.0, (60, 150)),
@@ -180,12 +180,11 @@ def _add_artefacts(
     """Add noise, bias field and gain to each channel; 0 outside the brain, at least 1 inside."""
     out = np.zeros(image.shape, np.int16)
     for channel in range(image.shape[-1]):
-        plane = image[..., channel]
+        volume = image[..., channel]
         bias = Ripples.draw(rng, rng.uniform(0.05, 0.15), (250, 500), count=3)
         gain = rng.uniform(0.6, 1.5)
-        plane += noise(rng, plane.shape, rng.uniform(10, 20))
-        for k in range(plane.shape[2]):
-            plane[:, :, k] *= gain * bias_factor(bias, scan.affine, plane.shape[:2], k)
-        np.clip(plane, 1, 4000, out=plane)
-        out[..., channel] = np.where(inside, np.rint(plane), 0)
+        volume += noise(rng, volume.shape, rng.uniform(10, 20))
+        apply_bias(volume, bias, scan.affine, gain)
+        np.clip(volume, 1, 4000, out=volume)
+        out[..., channel] = np.where(inside, np.rint(volume), 0)
     return out

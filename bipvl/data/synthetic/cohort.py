@@ -1,9 +1,6 @@
 """Write a synthetic cohort below a data root, atomically."""
 
 import json
-import os
-import shutil
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from bipvl.common.errors import BipvlError
-from bipvl.common.files import write_json
+from bipvl.common.files import atomic_path, write_json
 from bipvl.common.lookup import choose
 from bipvl.data.synthetic.benchmarks import BENCHMARKS, Benchmark, Size
 from bipvl.data.synthetic.writers import write_nifti
@@ -54,10 +51,8 @@ def synthesize(
 
 
 def _make(benchmark: Benchmark, root: Path, dataset: str, wanted: dict[str, Any], progress: bool) -> None:
-    folder = root / benchmark.folder
     rows = benchmark.rows(wanted["cases"])
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
+    with atomic_path(root / benchmark.folder) as partial:
         for row in tqdm(rows, desc=f"synthetic {dataset}", unit="case", disable=not progress):
             rng = np.random.default_rng([wanted["seed"], zlib.crc32(dataset.encode()), row.index])
             scan, (image, label) = benchmark.make(rng, tuple(wanted["size"]))
@@ -65,11 +60,7 @@ def _make(benchmark: Benchmark, root: Path, dataset: str, wanted: dict[str, Any]
             write_nifti(partial / row.label, scan.as_nifti(label))
         if benchmark.index:
             write_json(partial / "dataset.json", benchmark.index(rows))
-        partial.chmod(0o755)
         _record(root, dataset, wanted)  # before the folder: a recorded cohort without one is made again
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_arguments(dataset: str, cases: int | None, size: Size, seed: int) -> Benchmark:

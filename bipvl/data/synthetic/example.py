@@ -31,7 +31,8 @@ def write_example(root: str | Path, *, cases: int = 10, seed: int = 0, progress:
             image, label = _scan(np.random.default_rng([seed, i]))
             write_nifti(partial / f"imagesTr/shapes_{i + 1:03}_0000.nii.gz", _as_nifti(image))
             write_nifti(partial / f"labelsTr/shapes_{i + 1:03}.nii.gz", _as_nifti(label))
-        write_json(partial / "dataset.json", _index(cases))
+        about = {"channel_names": {"0": "MR"}, "labels": LABELS, "numTraining": cases}
+        write_json(partial / "dataset.json", about | {"file_ending": ".nii.gz"})
     write_json(Path(root) / "cohort.json", {"cohort": "synthetic"})
     return folder
 
@@ -50,8 +51,3 @@ def _scan(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def _as_nifti(voxels: np.ndarray) -> nib.Nifti1Image:
     return nib.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1]))
-
-
-def _index(cases: int) -> dict:
-    """nnU-Net v2's dataset.json."""
-    return {"channel_names": {"0": "MR"}, "labels": LABELS, "numTraining": cases, "file_ending": ".nii.gz"}

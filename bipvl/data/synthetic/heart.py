@@ -1,7 +1,6 @@
 """A heart on CT angiography or MR, with the seven structures of MM-WHS."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +24,7 @@ CODES = {"myo": 205, "la": 420, "lv": 500, "ra": 550, "rv": 600, "ao": 820, "pa"
 _CT = {"lv": 345, "la": 305, "ao": 390, "rv": 225, "ra": 180, "pa": 265, "myo": 105, "cava": 135, "wall": 80}
 _MR = {"lv": 520, "la": 420, "ao": 590, "rv": 365, "ra": 310, "pa": 470, "myo": 180, "cava": 290, "wall": 110}
 BLOOD = {"ct": _CT, "mr": _MR}
-CENTRE = (-14.0, 22.0, 160.0)  # of the heart, in patient axes (mm)
+HEART_CENTRE = (-14.0, 22.0, 160.0)  # of the heart, in patient axes (mm)
 
 # The heart's axes in patient axes: u to the right ventricle, v down, w to the apex.
 _W = np.array([-0.65, 0.60, -0.47])
@@ -42,18 +41,11 @@ def _to_patient(u: float, v: float, w: float) -> np.ndarray:
 
 
 def _tilted(shape: Shape) -> Shape:
-    return placed(shape, np.zeros(3), np.zeros(3), AXES)
+    return placed(shape, AXES)
 
 
-@dataclass(frozen=True)
-class Heart:
-    """Chambers and great vessels relative to the heart's centre, in patient axes (mm), in painting order."""
-
-    shapes: dict[str, Shape]
-    sac: Shape
-
-
-def _heart(jitter: Jitter) -> Heart:
+def _heart(jitter: Jitter) -> tuple[dict[str, Shape], Shape]:
+    """Chambers and great vessels, in painting order, and the sac; relative to the heart's centre (mm)."""
     rng = jitter.rng
 
     def sized(*radii: float) -> tuple[float, ...]:
@@ -67,7 +59,7 @@ def _heart(jitter: Jitter) -> Heart:
     valve = _to_patient(12, -26, -22) + [-12, 4, 14]  # of the pulmonary artery
     right = _tilted(within(ellipsoid((21, 3, 2), sized(33, 40, 44)), base, blend=6))
     path = np.stack([_to_patient(24, -16, 2), _to_patient(18, -26, -12), valve])
-    outflow = tube(path, np.array([18, 16, 14]), pieces=6)
+    outflow = tube(path, [18, 16, 14], pieces=6)
 
     left_atrium = jitter(_tilted(ellipsoid((-16, -6, -48), sized(29, 27, 22))), shift=4, scale=0.06)
     right_atrium = jitter(_tilted(ellipsoid((34, 16, -46), sized(27, 32, 26))), shift=4, scale=0.06)
@@ -80,7 +72,7 @@ def _heart(jitter: Jitter) -> Heart:
         **_vessels(rng, valve),
     }
     parts = _tilted(ellipsoid((0, 4, 6), (58, 50, 62))), ellipsoid((16, -16, 16), (46, 44, 50))
-    return Heart(shapes, sac=union(parts, blend=20))
+    return shapes, union(parts, blend=20)
 
 
 def _pulmonary_veins(middle: np.ndarray) -> tuple[Shape, ...]:
@@ -100,8 +92,8 @@ def _vessels(rng: np.random.Generator, valve: np.ndarray) -> dict[str, Shape]:
     branches = np.array([13, 12, 9.5])
     pulmonary = (
         tube(stem, np.array([15, 16, 15]) * rng.uniform(0.88, 1.15), pieces=8),
-        tube(np.stack([fork, [10, -20, 60], [40, -28, 52]]), branches, pieces=8),
-        tube(np.stack([fork, [-34, -22, 66], [-54, -34, 60]]), branches, pieces=6),
+        tube([fork, [10, -20, 60], [40, -28, 52]], branches, pieces=8),
+        tube([fork, [-34, -22, 66], [-54, -34, 60]], branches, pieces=6),
     )
     rise = np.array([[8, -4, 18], [18, 6, 42], [19, 8, 62], [14, 2, 80], [4, -10, 91]], float)
     rise[1:4] += rng.normal(0, 3, (3, 3))
@@ -111,7 +103,7 @@ def _vessels(rng: np.random.Generator, valve: np.ndarray) -> dict[str, Shape]:
 
 def _unlabelled_vessels(
     place: Callable[[np.ndarray], np.ndarray], atrium: np.ndarray
-) -> dict[str, list[Shape]]:
+) -> list[tuple[str, Shape]]:
     """Aortic arch and descending aorta, and both venae cavae, which enter the right atrium at `atrium`.
 
     `place` moves points relative to the heart's centre to the heart of this patient. Away from the heart,
@@ -120,15 +112,13 @@ def _unlabelled_vessels(
     level = place(np.zeros((1, 3)))[0, 2]
     arch = place(np.array([[4, -10, 91], [-8, -30, 94]]))
     down = [[-26, trunk.SPINE_Y + 12, level + z] for z in (55, 20, -60, -160)]
-    upper = np.stack([atrium + [0, 0, 18], atrium + [-2, -4, 50], [26, 8, level + 130]])
-    lower = np.stack([atrium + [0, 0, -18], atrium + [-4, -6, -50], [24, 0, level - 130]])
-    return {
-        "ao": [tube(np.concatenate([arch, down]), np.array([14, 13, 12, 12, 11, 11]), pieces=18)],
-        "cava": [
-            tube(upper, np.array([11, 9.5, 9]), pieces=6),
-            tube(lower, np.array([12, 13, 13]), pieces=6),
-        ],
-    }
+    upper = [atrium + [0, 0, 18], atrium + [-2, -4, 50], [26, 8, level + 130]]
+    lower = [atrium + [0, 0, -18], atrium + [-4, -6, -50], [24, 0, level - 130]]
+    return [
+        ("ao", tube(np.concatenate([arch, down]), [14, 13, 12, 12, 11, 11], pieces=18)),
+        ("cava", tube(upper, [11, 9.5, 9], pieces=6)),
+        ("cava", tube(lower, [12, 13, 13], pieces=6)),
+    ]
 
 
 def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
@@ -136,27 +126,27 @@ def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
     tissue = trunk.CT if modality == "ct" else trunk.MR
     bright = rng.uniform(0.95, 1.05)
     blood = {name: bright * (value + rng.normal(0, 7)) for name, value in BLOOD[modality].items()}
-    body, heart = trunk.Body.draw(rng), _heart(Jitter(rng))
-    centre = np.asarray(CENTRE) + rng.uniform(-12, 12, 3)
+    body = trunk.Body.draw(rng)
+    heart, sac = _heart(Jitter(rng))
+    centre = np.asarray(HEART_CENTRE) + rng.uniform(-12, 12, 3)
     matrix, scale = rotation(rng.uniform(-25, 25, 3)), rng.uniform(0.82, 1.18)
 
     def place(shape: Shape) -> Shape:
-        return placed(shape, np.zeros(3), centre, matrix, scale)
+        return placed(shape, matrix, scale=scale, shift=centre)
 
     under = trunk.dome(centre[2] - 42 + rng.uniform(-8, 8))
-    sac = place(heart.sac)
+    sac = place(sac)
     layers = _chest_layers(rng, body, tissue, under, sac)
     layers += _lung_vessels(rng, body, centre, (blood["pa"] + tissue.muscle) / 2)
-    fatty = (sac, *(grown(place(heart.shapes[name]), 8) for name in ("ao", "pa")))
+    fatty = (sac, *(grown(place(heart[name]), 8) for name in ("ao", "pa")))
     layers += [Layer(shape, ((0, tissue.fat),), grain=8) for shape in fatty]
     liver = within(body.cavity(-2), under, gap=4)
     layers += [Layer(liver, ((0, 105.0 if modality == "ct" else 225.0),), grain=8)]
     others = _unlabelled_vessels(
-        lambda points: points @ (scale * matrix.T) + centre, place(heart.shapes["ra"]).bounds.mean(0)
+        lambda points: points @ (scale * matrix.T) + centre, place(heart["ra"]).bounds.mean(0)
     )
-    for name, vessels in others.items():
-        layers += [Layer(vessel, ((0, blood[name]),)) for vessel in vessels]
-    for name, shape in heart.shapes.items():
+    layers += [Layer(vessel, ((0, blood[name]),)) for name, vessel in others]
+    for name, shape in heart.items():
         wall = None if name == "lv" else (1.0 if name == "myo" else 2.5, blood["wall"])
         layers.append(Layer(place(shape), ((0, blood[name]),), CODES[name], grain=6, wall=wall))
     return Scene(
@@ -179,7 +169,7 @@ def _chest_layers(
     return [
         *trunk.wall(body, tissue),
         Layer(trunk.ribs(body, phase), bone),
-        Layer(tube(sternum, np.array([8, 11, 12])), bone),
+        Layer(tube(sternum, [8, 11, 12]), bone),
         *trunk.spine(body, tissue, phase),
         *trunk.lungs(body, under, tissue, union((back, front, sac), blend=16)),
     ]
@@ -196,6 +186,6 @@ def _lung_vessels(
             along = rng.normal(0, 1, 3) * [0.5, 1, 1] + [side * 0.8, 0, 0]
             along *= rng.uniform(45, 75) / np.linalg.norm(along)
             path = np.stack([hilum, hilum + along / 2 + rng.normal(0, 6, 3), hilum + along])
-            vessel = tube(path, np.array([4.5, 3, 1.5]), pieces=5)
+            vessel = tube(path, [4.5, 3, 1.5], pieces=5)
             layers.append(Layer(within(vessel, body.cavity(-3)), ((0, value),)))
     return layers

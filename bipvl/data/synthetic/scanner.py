@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, ornt_transform
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from bipvl.data.synthetic.shapes import Ripples, rotation
@@ -32,11 +33,11 @@ class Acquisition:
         rng: np.random.Generator,
         *,
         size: tuple[int, int, int],
-        extent: tuple[float, float, float],
-        centre: tuple[float, float, float],
+        extent: ArrayLike,
+        centre: ArrayLike,
         shift: float,
         degrees: float,
-        thick: float = 0.0,
+        thick: float,
         orientations: tuple[tuple[str, float], ...] = ANY_AXES,
     ) -> "Acquisition":
         """A grid of about `extent` mm around the point `centre` of the patient.
@@ -66,12 +67,11 @@ class Acquisition:
         return image
 
 
-def noise(rng: np.random.Generator, size: tuple[int, ...], sigma: float, blur: float = 0.5) -> np.ndarray:
-    """Gaussian noise of standard deviation `sigma`, smoothed over `blur` voxels, as reconstruction does."""
+def noise(rng: np.random.Generator, size: tuple[int, ...], sigma: float) -> np.ndarray:
+    """Gaussian noise of standard deviation `sigma`, smoothed over half a voxel, as reconstruction does."""
     field = rng.standard_normal(size, dtype=np.float32)
-    if blur:
-        ndimage.gaussian_filter(field, blur, output=field)
-        field /= field.std()
+    ndimage.gaussian_filter(field, 0.5, output=field)
+    field /= field.std()
     field *= np.float32(sigma)
     return field
 
@@ -90,8 +90,7 @@ def mr(image: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> np.nd
     bias = Ripples.draw(rng, rng.uniform(0.15, 0.35), (250, 500), count=3)
     sigma = rng.uniform(10, 18)
     gain = rng.uniform(0.6, 1.6)
-    for k in range(image.shape[2]):
-        image[:, :, k] *= bias_factor(bias, affine, image.shape[:2], k)
+    apply_bias(image, bias, affine)
     image += noise(rng, image.shape, sigma)
     image *= image
     image += noise(rng, image.shape, sigma) ** 2
@@ -100,9 +99,10 @@ def mr(image: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> np.nd
     return np.rint(image, out=image).astype(np.int16)
 
 
-def bias_factor(bias: Ripples, affine: np.ndarray, plane: tuple[int, ...], k: int) -> np.ndarray:
-    """The multiplicative bias field in slice `k` (x y)."""
+def apply_bias(volume: np.ndarray, bias: Ripples, affine: np.ndarray, gain: float = 1.0) -> None:
+    """Multiply a volume (x y z), in place, by `gain` and a smooth field; by slices, to save memory."""
     spacing = np.diag(affine)[:3].astype(np.float32)
-    i, j = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in plane), indexing="ij")
-    points = np.stack([i * spacing[0], j * spacing[1], np.full_like(i, k * spacing[2])])
-    return np.exp(bias(points))
+    i, j = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in volume.shape[:2]), indexing="ij")
+    for k in range(volume.shape[2]):
+        points = np.stack([i * spacing[0], j * spacing[1], np.full_like(i, k * spacing[2])])
+        volume[:, :, k] *= gain * np.exp(bias(points))

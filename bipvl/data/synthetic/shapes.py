@@ -172,14 +172,18 @@ def stacked(shape: Shape, pitch: float, phase: float, low: float, high: float) -
 
 
 def placed(
-    shape: Shape, pivot: np.ndarray, shift: np.ndarray, matrix: np.ndarray, scale: float = 1.0
+    shape: Shape,
+    matrix: np.ndarray,
+    *,
+    scale: float = 1.0,
+    pivot: ArrayLike = (0, 0, 0),
+    shift: ArrayLike = (0, 0, 0),
 ) -> Shape:
-    """`shape`, rotated and scaled about `pivot` (mm), then shifted (mm)."""
-    moved = (corners(shape.bounds) - pivot) @ (matrix.T * scale)
-    moved += pivot + shift
+    """`shape`, rotated by `matrix` and scaled about `pivot` (mm), then shifted (mm)."""
+    moved = (corners(shape.bounds) - pivot) @ (matrix.T * scale) + np.add(pivot, shift)
 
     def distance(points: np.ndarray) -> np.ndarray:
-        local = points - _column(pivot + shift, points)
+        local = points - _column(np.add(pivot, shift), points)
         local = np.tensordot((matrix.T / scale).astype(np.float32), local, axes=1)
         local += _column(pivot, points)
         return shape.distance(local) * np.float32(scale)

@@ -136,7 +136,7 @@ def pelvis(tissue: Tissues) -> list[Layer]:
         wing = within(within(shell, limit, blend=8), half_space((0, 20, 0), (0, 1, 0)), blend=8)
         hip = ellipsoid((side * 86, -10, -190), (26, 26, 26))
         ramus = np.array([[76, -6, -184], [48, 26, -190], [10, 46, -206]]) * [side, 1, 1]
-        parts += [wing, hip, tube(ramus, np.array([11, 9, 9]), pieces=6)]
+        parts += [wing, hip, tube(ramus, [11, 9, 9], pieces=6)]
     return [Layer(part, bone, grain=15) for part in parts]
 
 
