@@ -10,27 +10,15 @@ from bipvl.common.errors import BipvlError
 from bipvl.common.extras import missing_extra_explained
 
 if TYPE_CHECKING:
-    from bipvl.data.spec import DatasetSpec, load_spec
-    from bipvl.deploy.exported_run import open_export
-    from bipvl.deploy.segment import segment
-    from bipvl.engine.predict import Segmenter
-    from bipvl.engine.run import Run
-    from bipvl.model.bifusion import BiFusion
-    from bipvl.model.bipvlseg import BiPVLSeg
-    from bipvl.model.losses import Objective
-
-__all__ = [
-    "BiFusion",
-    "BiPVLSeg",
-    "BipvlError",
-    "DatasetSpec",
-    "Objective",
-    "Run",
-    "Segmenter",
-    "load_spec",
-    "open_export",
-    "segment",
-]
+    from bipvl.data.spec import DatasetSpec as DatasetSpec
+    from bipvl.data.spec import load_spec as load_spec
+    from bipvl.deploy.exported_run import open_export as open_export
+    from bipvl.deploy.segment import segment as segment
+    from bipvl.engine.predict import Segmenter as Segmenter
+    from bipvl.engine.run import Run as Run
+    from bipvl.model.bifusion import BiFusion as BiFusion
+    from bipvl.model.bipvlseg import BiPVLSeg as BiPVLSeg
+    from bipvl.model.losses import Objective as Objective
 
 # Imported on first use: torch and MONAI take many seconds to import, which would slow down `bipvl --help`.
 _HOMES = {
@@ -44,6 +32,7 @@ _HOMES = {
     "open_export": "bipvl.deploy.exported_run",
     "segment": "bipvl.deploy.segment",
 }
+__all__ = ["BipvlError", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

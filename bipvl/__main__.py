@@ -121,7 +121,7 @@ def check(
     data_root: Annotated[Path, typer.Option(help="Folder that contains the data set's folder.")],
     prompts: Prompts = None,
     split: Annotated[
-        Path | None, typer.Option(help="A split.json to compare the cases and patients with.")
+        Path | None, typer.Option(help="Also check this split.json: cases and patients.")
     ] = None,
     workers: Annotated[
         int | None,
@@ -203,9 +203,8 @@ def train(
         overrides=parse_overrides(settings or []),
     )
     if not run.split_path.is_file():
-        raise BipvlError(
-            "file not found", f"run `bipvl prepare {dataset}` with the same options first", run.split_path
-        )
+        fix = f"run `bipvl prepare {dataset}` with the same options first"
+        raise BipvlError("file not found", fix, run.split_path)
     root = data_root or synthetic_cohort(profile, dataset)
     from bipvl.engine.train import train as train_run
 
@@ -255,11 +254,8 @@ def verify(run: TrainedRun, data_root: DataRoot = None) -> None:
     for message in messages:
         typer.echo(f"{message.kind}: {message.text}", err=message.kind == "differs")
     if differences := sum(message.kind == "differs" for message in messages):
-        raise BipvlError(
-            f"differs from its manifest in {differences} points, listed above",
-            "restore them, or train and evaluate it again",
-            run,
-        )
+        problem = f"differs from its manifest in {differences} points, listed above"
+        raise BipvlError(problem, "restore them, or train and evaluate it again", run)
     typer.echo(f"{run}: everything that was checked agrees with its manifest")
 
 
@@ -387,8 +383,8 @@ def _size(text: str) -> tuple[int, int, int]:
     parts = text.lower().split("x")
     if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
         raise BipvlError(f"the size '{text}' is not valid", "give one number such as 64, or 512x512x200")
-    numbers = [int(part) for part in parts] * (3 // len(parts))
-    return numbers[0], numbers[1], numbers[2]
+    x, y, z = map(int, parts * (3 // len(parts)))
+    return x, y, z
 
 
 def main() -> None:

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from bipvl.common.errors import BipvlError
+from bipvl.common.files import write_json
 from bipvl.data.layouts import list_cases
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import Split, write_split
 from bipvl.data.synthetic import synthesize
 from bipvl.engine.checkpoints import Progress
-from bipvl.engine.checksums import write_checksums
+from bipvl.engine.checksums import case_checksums
 from bipvl.engine.run import Run
 from bipvl.engine.variants import ALL_TERMS
 from bipvl.model.losses import Objective
@@ -33,7 +34,7 @@ def start(folder: Path, data_root: Path, processes: int) -> subprocess.Popen:
     split = Split("mmwhs_ct", 0, train=tuple(cases[:2]), val=(cases[2],), test=tuple(cases[3:]))
     write_split(split, folder / "smoke" / "mmwhs_ct" / "split.json")
     data = list_cases(load_spec("mmwhs_ct"), data_root)
-    write_checksums(data, folder / "smoke" / "mmwhs_ct" / "data.json")
+    write_json(folder / "smoke" / "mmwhs_ct" / "data.json", case_checksums(data))
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, "-m", *launcher] if processes > 1 else [sys.executable]
     return subprocess.Popen(

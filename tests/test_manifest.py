@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from bipvl.common.errors import BipvlError
+from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, list_cases
 from bipvl.data.splits import split_cases
-from bipvl.engine.checksums import data_checksum, json_checksum, sha256, write_checksums
+from bipvl.engine.checksums import case_checksums, data_checksum, json_checksum, sha256
 from bipvl.engine.manifest import recorded, verify
 from bipvl.engine.run import Run
 from bipvl.model.text import weight_files
@@ -137,7 +138,7 @@ def a_case(folder: Path) -> Case:
 
 def test_data_that_changed_since_they_were_prepared_are_refused(tmp_path):
     case, known = a_case(tmp_path), tmp_path / "data.json"
-    write_checksums([case], known)
+    write_json(known, case_checksums([case]))
     before = data_checksum([case], known)
     os.utime(case.image, ns=(2 * known.stat().st_mtime_ns,) * 2)  # newer, the same content
     assert data_checksum([case], known) == before
@@ -154,7 +155,7 @@ def test_unknown_data_are_refused(tmp_path):
     case, known = a_case(tmp_path), tmp_path / "data.json"
     with pytest.raises(BipvlError, match=r"data\.json: file not found; prepare the data set first"):
         data_checksum([case], known)
-    write_checksums([], known)
+    write_json(known, {})
     with pytest.raises(BipvlError, match=r"data\.json: the case a was not there .*; remove it"):
         data_checksum([case], known)
 
@@ -164,7 +165,7 @@ def test_checksums_depend_only_on_the_content(smoke_runs, tmp_path, trained_run)
         json_checksum({"a": 1, "b": 2}) == json_checksum({"b": 2, "a": 1}) != json_checksum({"a": 2, "b": 1})
     )
     cases = list_cases(trained_run("bipvlseg").spec, smoke_runs.data_root)
-    write_checksums(cases, tmp_path / "data.json")
+    write_json(tmp_path / "data.json", case_checksums(cases))
     known = json.loads((tmp_path / "data.json").read_text())
     assert {c.id: sha256(c.label) for c in cases} == {
         i: files["label"]["sha256"] for i, files in known.items()

@@ -1,8 +1,7 @@
 """Read a DICOM series as one volume with SimpleITK (GDCM), after checking that its slices fit together."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +12,10 @@ import numpy as np
 from bipvl.common.errors import BipvlError
 from bipvl.common.extras import missing_extra_explained
 from bipvl.deploy.inputs import visible_files
+from bipvl.engine.scan_grid import on_grid_of
 
 RAS = np.diag((-1.0, -1.0, 1.0))
 """From DICOM's axes (left, posterior, superior) to NIfTI's (right, anterior, superior)."""
-POSITION_TAGS = ("0020|0032", "0020|0037")
-"""ImagePositionPatient and ImageOrientationPatient."""
 TOLERANCE = 0.1
 """How far a slice may be from its position in the volume, in voxels: headers hold rounded positions."""
 
@@ -47,9 +45,13 @@ def series_slices(folder: Path) -> list[DicomSlice]:
         BipvlError: no series, several, or other files beside it; slices that are missing, duplicated, tilted
             or of different sizes or orientations; SimpleITK is not installed.
     """
-    reader = _simpleitk().ImageSeriesReader
-    with _quiet():  # GDCM warns about every file that is not DICOM
+    reader, itk = _simpleitk().ImageSeriesReader, _simpleitk().ProcessObject
+    warns = itk.GetGlobalWarningDisplay()
+    itk.SetGlobalWarningDisplay(False)  # GDCM warns about every file that is not DICOM
+    try:
         series = reader.GetGDCMSeriesIDs(str(folder))
+    finally:
+        itk.SetGlobalWarningDisplay(warns)
     if not series:
         fix = "give the folder that holds the scans; subfolders are not searched"
         raise BipvlError("no scan in this folder, neither NIfTI files nor a DICOM series", fix, folder)
@@ -85,14 +87,18 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     slices = series_slices(folder)
     columns, rows, _ = slices[0].size
     voxels = np.empty((len(slices), rows, columns), np.float32)  # contiguous slices, filled one by one
+    sitk = _simpleitk()
     for plane, s in zip(voxels, slices, strict=True):
-        plane[:] = _plane(s.file)
+        try:
+            image = sitk.ReadImage(str(s.file), sitk.sitkFloat32, "GDCMImageIO")
+        except RuntimeError as error:
+            raise _unreadable(s.file) from error
+        plane[:] = sitk.GetArrayFromImage(image)[0]
     affine = series_affine(slices)
-    image = nib.Nifti1Image(voxels.T, affine)
-    image.set_qform(affine, 1)  # code 1: scanner coordinates
-    image.set_sform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    return image
+    scan = on_grid_of(voxels.T, affine)
+    scan.set_qform(affine, 1)  # code 1: scanner coordinates
+    scan.set_sform(affine, 1)
+    return scan
 
 
 def _header(file: Path) -> DicomSlice:
@@ -103,7 +109,8 @@ def _header(file: Path) -> DicomSlice:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(file) from error
-    if not all(reader.HasMetaDataKey(tag) for tag in POSITION_TAGS):
+    # ImagePositionPatient and ImageOrientationPatient
+    if not (reader.HasMetaDataKey("0020|0032") and reader.HasMetaDataKey("0020|0037")):
         raise BipvlError("the slice has no position or orientation", "export it with both", file)
     dimension = reader.GetDimension()
     return DicomSlice(
@@ -116,16 +123,6 @@ def _header(file: Path) -> DicomSlice:
     )
 
 
-def _plane(file: Path) -> np.ndarray:
-    """The values of a slice, rows × columns."""
-    sitk = _simpleitk()
-    try:
-        image = sitk.ReadImage(str(file), sitk.sitkFloat32, "GDCMImageIO")
-    except RuntimeError as error:
-        raise _unreadable(file) from error
-    return sitk.GetArrayFromImage(image)[0]
-
-
 def _unreadable(file: Path) -> BipvlError:
     return BipvlError("not readable as a DICOM image", "export the series again", file)
 
@@ -133,11 +130,11 @@ def _unreadable(file: Path) -> BipvlError:
 def _format_issue(slices: Sequence[DicomSlice]) -> BipvlError | None:
     """Why the slices are not one stack of images of the same kind, if they are not."""
     first = slices[0]
-    if len(slices) == 1 and first.size[2] > 1:
+    if len(slices) == 1:
+        if first.size[2] == 1:
+            return BipvlError("holds a single slice", "give a folder with all slices of the series")
         fix = "convert it to NIfTI, for example by dcm2niix"
         return BipvlError("holds one file of several frames (enhanced DICOM)", fix)
-    if len(slices) == 1:
-        return BipvlError("holds a single slice", "give a folder with all slices of the series")
     for s in slices:
         differ, fix = f"({first.file.name} and {s.file.name} differ)", "put each kind into its own folder"
         if s.values != 1:
@@ -180,18 +177,6 @@ def _pair(slices: Sequence[DicomSlice], at: int) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Switch off ITK's warnings in this block."""
-    switch = _simpleitk().ProcessObject
-    before = switch.GetGlobalWarningDisplay()
-    switch.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        switch.SetGlobalWarningDisplay(before)
 
 
 def _simpleitk() -> ModuleType:

@@ -1,6 +1,7 @@
 """Write labels as a DICOM segmentation (SEG) that refers to their series, with highdicom."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def write_seg(result: Segmentation, folder: Path, path: Path) -> None:
             instance_number=1,
             manufacturer="bipvl",
             manufacturer_model_name=f"{facts['variant']} on {facts['dataset']}"[:64],
-            software_versions=_version(),
+            software_versions=version("bipvl"),
             device_serial_number=f"{facts['profile']}, {facts['cohort']}, seed {facts['seed']}"[:64],
         )
     except AttributeError as error:
@@ -76,7 +77,7 @@ def _segments(result: Segmentation) -> list[Any]:
 
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=f"BiPVL-Seg {result.facts['variant']}"[:64],
-        version=_version(),
+        version=version("bipvl"),
         family=codes.cid7162.ArtificialIntelligence,
     )
     return [
@@ -90,9 +91,3 @@ def _segments(result: Segmentation) -> list[Any]:
         )
         for number, (_, row) in enumerate(result.volumes.iterrows(), start=1)
     ]
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("bipvl")

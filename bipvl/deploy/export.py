@@ -34,7 +34,9 @@ def write_parts(run: Run, folder: Path) -> None:
     from bipvl.deploy.model_card import model_card
 
     shutil.copytree(run.model_folder, folder, ignore=shutil.ignore_patterns(CARD_FILE))
-    write_json(folder / "config.json", _without_local_path(read_json(folder / "config.json")))
+    config = read_json(folder / "config.json")
+    config.get("text_config", {}).pop("_name_or_path", None)  # a private folder of this machine
+    write_json(folder / "config.json", config)
     shutil.copyfile(run.spec.prompts, folder / PROMPTS_FILE)
     write_text(folder / SPEC_FILE, spec_yaml(run.spec, prompts=PROMPTS_FILE))
     write_json(folder / RUN_FILE, run.config | {"dataset": run.spec.name})
@@ -43,8 +45,7 @@ def write_parts(run: Run, folder: Path) -> None:
 
 def check_exportable(run: Run, folder: str | Path) -> None:
     """Raise a BipvlError if the run is not trained or not evaluated, or if the folder exists."""
-    if not run.model_folder.is_dir():
-        raise BipvlError("no trained network (no model folder)", "train it first", run.directory)
+    run.check_has_network()
     if not (run.directory / "metrics.csv").is_file():
         fix = f"first type: bipvl evaluate {run.directory}"
         raise BipvlError("no scores for the model card", fix, run.directory)
@@ -64,12 +65,6 @@ def spec_yaml(spec: DatasetSpec, *, prompts: str) -> str:
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _without_local_path(config: dict[str, Any]) -> dict[str, Any]:
-    """A network's config without the folder that its text encoder was loaded from, which is private."""
-    text = {key: value for key, value in config.get("text_config", {}).items() if key != "_name_or_path"}
-    return config | ({"text_config": text} if text else {})
-
-
 def _filled(value: Any) -> Any:
     """The value without empty entries of mappings, and with lists in place of tuples."""
     if isinstance(value, dict):
@@ -86,9 +81,8 @@ def check_hub(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise BipvlError(
-            f"'{repo_id}' is not the name of a repository on the Hub", "give USER/NAME"
-        ) from error
+        problem = f"'{repo_id}' is not the name of a repository on the Hub"
+        raise BipvlError(problem, "give USER/NAME") from error
     if get_token() is None:
         raise BipvlError("there is no token for the Hub", "set HF_TOKEN, or first type: hf auth login")
 
@@ -106,9 +100,6 @@ def push_folder(folder: str | Path, repo_id: str) -> str:
         HfApi().create_repo(repo_id, exist_ok=True)
         HfApi().upload_folder(repo_id=repo_id, folder_path=folder)
     except Exception as error:  # the error classes of its HTTP client change with the version
-        raise BipvlError(
-            f"{folder} is complete, but its upload to the Hub failed ({first_line(error)})",
-            f"later, type: hf upload {repo_id} {folder}",
-            repo_id,
-        ) from error
+        problem = f"{folder} is complete, but its upload to the Hub failed ({first_line(error)})"
+        raise BipvlError(problem, f"later, type: hf upload {repo_id} {folder}", repo_id) from error
     return f"https://huggingface.co/{repo_id}"

@@ -44,9 +44,8 @@ def open_export(source: str | Path) -> Export:
     """
     folder = Path(source) if Path(source).is_dir() else _download(str(source))
     if not (folder / RUN_FILE).is_file():
-        raise BipvlError(
-            f"not an exported run (no {RUN_FILE})", "write one with: bipvl export RUN FOLDER", source
-        )
+        fix = "write one with: bipvl export RUN FOLDER"
+        raise BipvlError(f"not an exported run (no {RUN_FILE})", fix, source)
     return Export(folder, read_json(folder / RUN_FILE))
 
 
@@ -61,11 +60,9 @@ def _download(repo_id: str) -> Path:
     try:
         return Path(snapshot_download(repo_id))
     except Exception as error:  # invalid name, no network, no such repository: a different class for each
-        raise BipvlError(
-            f"neither a folder nor a repository on the Hub that can be reached ({first_line(error)})",
-            "check the path, the repository's name and your network",
-            repo_id,
-        ) from error
+        problem = f"neither a folder nor a repository on the Hub that can be reached ({first_line(error)})"
+        fix = "check the path, the repository's name and your network"
+        raise BipvlError(problem, fix, repo_id) from error
 
 
 def first_line(error: Exception) -> str:

@@ -33,8 +33,7 @@ def scans_at(image: str | Path, channels: int = 1) -> list[ScanFiles]:
     if not image.is_dir():
         fix = "give a NIfTI file, a folder of them, or the folder of a DICOM series"
         raise BipvlError("file not found", fix, image)
-    files = visible_files(image)
-    if not files:
+    if not (files := visible_files(image)):
         fix = "give the folder that holds the scans; subfolders are not searched"
         raise BipvlError("no scan in this folder", fix, image)
     scans = [_scan_of(file, channels) for file in files if file.name.lower().endswith(NIFTI)]
@@ -94,9 +93,7 @@ def name_of(scan: ScanFiles) -> str:
 
 def stem(path: Path) -> str:
     """A file's name without .nii or .nii.gz; a folder's whole name."""
-    name = path.name
-    ending = next((end for end in NIFTI if name.lower().endswith(end)), "")
-    return name[: len(name) - len(ending)]
+    return re.sub(r"(?i)\.nii(\.gz)?$", "", path.name)
 
 
 def targets_of(image: str | Path, scans: Sequence[ScanFiles], output: str | Path) -> list[Path]:

@@ -17,8 +17,7 @@ NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "nsd": "Surface Dice"}
 
 def link(name: str) -> str:
     """A URL by its name in pyproject.toml, [project.urls]."""
-    lines = (line.partition(", ") for line in metadata("bipvl").get_all("Project-URL") or ())
-    return {label: url for label, _, url in lines}[name]
+    return dict(line.split(", ", 1) for line in metadata("bipvl").get_all("Project-URL"))[name]
 
 
 def model_card(run: Run) -> str:
@@ -74,7 +73,7 @@ def _sections(run: Run, scores: pd.DataFrame, own: pd.DataFrame) -> Iterator[str
     yield f"## Training\n\n{markdown(('What', 'Value'), [*_origin(run)], words=2)}"
     yield f"## Scores on the test cases\n\n{main_table_markdown(main_table(scores)).strip()}"
     yield class_markdown(own, run.spec)
-    yield f"## How to load it\n\n{_usage(run)}"
+    yield f"## How to load it\n\n{USAGE}{NETWORK_USAGE if run.variant.language else ''}"
     yield f"## Limits\n\n{_limits(run, own)}"
     yield f"## Licence\n\n{_licence(run)}"
 
@@ -90,56 +89,40 @@ def _origin(run: Run) -> Iterator[tuple[str, str]]:
     yield "Crop", f"{' × '.join(map(str, config['crop']))} voxels"
     yield "Variant", f"`{config['variant']}`"
     yield "Profile and seed", f"`{config['profile']}`, seed {config['seed']}"
-    yield "Code", f"bipvl {version('bipvl')}{_commit(run)}"
-
-
-def _commit(run: Run) -> str:
-    path = run.directory / "manifest.json"
-    if not path.is_file():
-        return ""
-    return f", trained by `{read_json(path)['phases']['train']['commit']}`"
+    code, manifest = f"bipvl {version('bipvl')}", run.directory / "manifest.json"
+    if manifest.is_file():
+        code += f", trained by `{read_json(manifest)['phases']['train']['commit']}`"
+    yield "Code", code
 
 
 def class_markdown(scores: pd.DataFrame, spec: DatasetSpec) -> str:
     """One row per class: each metric's mean over the cases with the class, on the scan's own grid."""
-    means = {m: class_values(scores, m).groupby("class")["value"].agg(["mean", "count"]) for m in METRICS}
-    rows = []
-    for c in (c.name for c in spec.classes):
-        cells = [
-            f"{means[m].loc[c, 'mean']:.{DIGITS[m]}f}" if c in means[m].index else "not in any test case"
-            for m in METRICS
-        ]
-        count = means["dice"]["count"].get(c, 0)
-        rows.append([c, *cells, str(count)])
-    return markdown(("Class", *NAMES.values(), "Cases"), rows)
+    values = {m: class_values(scores, m).groupby("class")["value"] for m in METRICS}
+    table = pd.DataFrame({NAMES[m]: v.mean().map(f"{{:.{DIGITS[m]}f}}".format) for m, v in values.items()})
+    table = table.reindex([c.name for c in spec.classes]).fillna("not in any test case")
+    table["Cases"] = values["dice"].count().reindex(table.index, fill_value=0)
+    return markdown(("Class", *table), table.reset_index().astype(str).to_numpy().tolist())
 
 
-def _usage(run: Run) -> str:
-    parts = [
-        "Segment a scan (`pip install 'bipvl[run]'`); the labels are on its own grid, in the data set's "
-        "codes:",
-        _python(
-            "import bipvl",
-            "",
-            'run = bipvl.open_export("FOLDER")  # or the id of a repository on the Hub',
-            'bipvl.segment("scan.nii.gz", run).save("labels.nii.gz")',
-        ),
-    ]
-    if run.variant.language:
-        parts += [
-            "The network alone (`pip install bipvl`), for a prepared volume B × M × H × W × D and N × "
-            "(K + 1) texts, such as `run.texts`:",
-            _python(
-                "from bipvl import BiPVLSeg",
-                "",
-                'logits = BiPVLSeg.from_pretrained("FOLDER").predict(volume, texts)',
-            ),
-        ]
-    return "\n\n".join(parts)
+USAGE = """\
+Segment a scan (`pip install 'bipvl[run]'`); the labels are on its own grid, in the data set's codes:
 
+```python
+import bipvl
 
-def _python(*lines: str) -> str:
-    return "\n".join(["```python", *lines, "```"])
+run = bipvl.open_export("FOLDER")  # or the id of a repository on the Hub
+bipvl.segment("scan.nii.gz", run).save("labels.nii.gz")
+```"""
+NETWORK_USAGE = """
+
+The network alone (`pip install bipvl`), for a prepared volume B × M × H × W × D and N × (K + 1) texts, such \
+as `run.texts`:
+
+```python
+from bipvl import BiPVLSeg
+
+logits = BiPVLSeg.from_pretrained("FOLDER").predict(volume, texts)
+```"""
 
 
 def _limits(run: Run, scores: pd.DataFrame) -> str:

@@ -63,6 +63,9 @@ scan's own grid, in the data set's codes.
 def inference(run: Run) -> dict[str, Any]:
     """``configs/inference.json``: the same steps as ``bipvl.segment``, as a MONAI workflow."""
     of_models = {"folder": "$@bundle_root + '/models'"}
+    save = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "seg"}
+    save |= {"output_ext": ".nii.gz", "output_dtype": "$numpy.int16"}
+    save |= {"resample": False, "separate_folder": False}
     return {
         "imports": ["$import accelerate", "$import numpy"],
         "bundle_root": ".",
@@ -89,19 +92,7 @@ def inference(run: Run) -> dict[str, Any]:
         },
         "postprocessing": {
             "_target_": "Compose",
-            "transforms": [
-                {"_target_": "bipvl.deploy.monai_bundle.ToScand", **of_models},
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_postfix": "seg",
-                    "output_ext": ".nii.gz",
-                    "output_dtype": "$numpy.int16",
-                    "resample": False,
-                    "separate_folder": False,
-                },
-            ],
+            "transforms": [{"_target_": "bipvl.deploy.monai_bundle.ToScand", **of_models}, save],
         },
         "evaluator": {
             "_target_": "SupervisedEvaluator",
@@ -118,7 +109,7 @@ def inference(run: Run) -> dict[str, Any]:
 def metadata(run: Run) -> dict[str, Any]:
     """``configs/metadata.json``: a description of the bundle and of its network's input and output."""
     spec, cohort = run.spec, run.config["cohort"]
-    background = [] if spec.overlapping else ["background"]
+    background, classes = [] if spec.overlapping else ["background"], [c.name for c in spec.classes]
 
     def tensor(channels: Sequence[str], **kind: Any) -> dict[str, Any]:
         shape = {"type": "image", "spatial_shape": list(run.config["crop"]), "dtype": "float32"}
@@ -137,7 +128,7 @@ def metadata(run: Run) -> dict[str, Any]:
             **RUNNERS,
         },
         "name": f"{run.variant.title}: {spec.title}",
-        "task": f"Segmentation of {', '.join(c.name for c in spec.classes)} in {spec.modality} scans",
+        "task": f"Segmentation of {', '.join(classes)} in {spec.modality} scans",
         "description": f"{run.variant.title}, trained on the {cohort} cohort of {spec.title}, profile "
         f"{run.config['profile']}, seed {run.config['seed']}; see docs/README.md.",
         "authors": "The bipvl authors",
@@ -155,11 +146,7 @@ def metadata(run: Run) -> dict[str, Any]:
                     value_range=[0, 1] if "window" in spec.intensity else [],
                 )
             },
-            "outputs": {
-                "pred": tensor(
-                    [*background, *(c.name for c in spec.classes)], format="segmentation", value_range=[]
-                )
-            },
+            "outputs": {"pred": tensor([*background, *classes], format="segmentation", value_range=[])},
         },
     }
 
@@ -209,7 +196,6 @@ def scans(*, folder: str | Path) -> list[dict[str, str]]:
     """
     found = sorted(path for path in Path(folder).glob("*.nii*") if path.name.endswith(NIFTI))
     if not found:
-        raise BipvlError(
-            "no scan in this folder (.nii.gz or .nii)", "set --dataset_dir to their folder", folder
-        )
+        fix = "set --dataset_dir to their folder"
+        raise BipvlError("no scan in this folder (.nii.gz or .nii)", fix, folder)
     return [{"image": str(path)} for path in found]

@@ -75,14 +75,9 @@ def _check_lengths(texts: Texts, network: Any, source: str) -> None:
     """Raise a BipvlError that names row and column if a class's texts are too long for the text encoder."""
     limit = network.text.config.max_position_embeddings - 2  # a special token at each end
     for number, row in enumerate(texts, start=1):
-        sizes = [
-            len(network.tokenizer(f"{text}.", add_special_tokens=False, verbose=False)["input_ids"])
-            for text in row
-        ]
-        if sum(sizes) > limit:
-            longest = sizes.index(max(sizes))
-            raise BipvlError(
-                f"row {number} ('{row[0][:60]}') has {sum(sizes)} tokens, but the text encoder reads {limit}",
-                f"shorten its column {COLUMNS[longest]} ({max(sizes)} tokens)",
-                source,
-            )
+        tokens = network.tokenizer([f"{text}." for text in row], add_special_tokens=False, verbose=False)
+        sizes = [*map(len, tokens["input_ids"])]
+        if (total := sum(sizes)) > limit:
+            problem = f"row {number} ('{row[0][:60]}') has {total} tokens, but the text encoder reads {limit}"
+            longest = COLUMNS[sizes.index(max(sizes))]
+            raise BipvlError(problem, f"shorten its column {longest} ({max(sizes)} tokens)", source)

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_csv
 from bipvl.data.scans import grid_issue, image_issue, kind_issue, open_scan, read_scan
-from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import Pipeline
 from bipvl.deploy.dicom import read_series, series_affine, series_slices
 from bipvl.deploy.dicom_seg import check_seg, write_seg
@@ -63,7 +62,7 @@ def segment(
         >>> result.volumes[["class", "ml"]], result.labels.get_fdata()  # doctest: +SKIP
     """
     if isinstance(image, (str, Path)):
-        scans: Sequence[ScanSource] = scans_at(image, _channels_of(model))
+        scans: Sequence[ScanSource] = scans_at(image, len(run_of(model).spec.channels))
         alone = is_alone(image, scans)
     else:
         scans, alone = [_one_scan(image)], True
@@ -94,7 +93,7 @@ def segment_files(
         BipvlError: as ``segment``, or an output that would overwrite a scan. Paths, headers, run and prompts
             are checked before the first scan is segmented, so that nothing is written if they are wrong.
     """
-    scans = scans_at(image, _channels_of(model))
+    scans = scans_at(image, len(run_of(model).spec.channels))
     targets = targets_of(image, scans, output)
     segmenter = open_model(model, prompts)
     if dicom_seg:
@@ -112,10 +111,6 @@ def segment_files(
     return [*targets, table]
 
 
-def _channels_of(model: ModelSource) -> int:
-    return len(run_of(model).spec.channels)
-
-
 def _one_scan(image: Any) -> ScanSource:
     """An image in memory as a nibabel image; files of channels as their paths."""
     if isinstance(image, SpatialImage):
@@ -126,9 +121,8 @@ def _one_scan(image: Any) -> ScanSource:
     voxels, affine = image if len(image) == 2 else (None, None)
     matrix = np.asarray(affine, float) if np.shape(affine) == (4, 4) else np.zeros((4, 4))
     if not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-9):
-        raise BipvlError(
-            "an array needs an affine of 4 × 4 that can be inverted", "give both as (array, affine)"
-        )
+        problem = "an array needs an affine of 4 × 4 that can be inverted"
+        raise BipvlError(problem, "give both as (array, affine)")
     return nib.Nifti1Image(np.asarray(voxels, np.float32), matrix)
 
 
@@ -142,7 +136,8 @@ def _segment_each(
 ) -> Iterator[Segmentation]:
     """Segment the scans one by one; the headers of all are checked before the first."""
     for scan in scans:
-        _check_header(scan, segmenter.spec)
+        if issue := image_issue(segmenter.spec, *_shape_and_affine(scan)):
+            raise issue.at(_describe(scan))
     source = describe_prompts(prompts)
     if prompts is None and segmenter.texts != prompt_texts(segmenter.run.variant, segmenter.run.spec):
         source = "texts given to the Segmenter"
@@ -153,33 +148,31 @@ def _segment_each(
 def _segment_one(
     scan: ScanSource, segmenter: Segmenter, source: str, probabilities: bool, progress: bool
 ) -> Segmentation:
+    """A function of its own, so that a scan's tensors are freed before the next scan is read."""
     spec = segmenter.spec
     grid, prepared = _read(scan, segmenter)
     found = label_scan(spec, segmenter.predict(prepared, progress=progress), prepared)
-    labels = on_grid_of(found.codes, grid)
+    labels, names = on_grid_of(found.codes, grid), [c.name for c in spec.classes]
     name = "scan" if isinstance(scan, SpatialImage) else name_of(scan)
-    names = [c.name for c in spec.classes]
+    kept = Probabilities(found.probabilities, prepared.affine, names, labels) if probabilities else None
     return Segmentation(
         scan=name,
         labels=labels,
         volumes=_volumes(name, found.labels.numpy(), labels.affine, segmenter, source),
         facts=_facts(_describe(scan), segmenter, source),
-        probabilities=Probabilities(found.probabilities, prepared.affine, names, labels)
-        if probabilities
-        else None,
+        probabilities=kept,
     )
-
-
-def _check_header(scan: ScanSource, spec: DatasetSpec) -> None:
-    """Raise a BipvlError if a scan's header alone shows that it does not fit the data set."""
-    if issue := image_issue(spec, *_shape_and_affine(scan)):
-        raise issue.at(_describe(scan))
 
 
 def _shape_and_affine(scan: ScanSource) -> tuple[tuple[int, ...], np.ndarray]:
     """A scan's shape M × H × W × D and affine, from its headers."""
     if isinstance(scan, tuple):
-        return _common_grid(scan)
+        first, *others = map(open_scan, scan)
+        for path, other in zip(scan[1:], others, strict=True):
+            grids = (first.shape, first.affine), (other.shape, other.affine)
+            if issue := grid_issue(*grids, reference="first channel"):
+                raise issue.at(path)
+        return (len(scan), *first.shape), first.affine
     if isinstance(scan, Path) and scan.is_dir():
         slices = series_slices(scan)
         return (1, *slices[0].size[:2], len(slices)), series_affine(slices)
@@ -188,23 +181,12 @@ def _shape_and_affine(scan: ScanSource) -> tuple[tuple[int, ...], np.ndarray]:
     return (*shape[3:], *shape[:3]) if len(shape) > 3 else (1, *shape), image.affine
 
 
-def _common_grid(files: tuple[Path, ...]) -> tuple[tuple[int, ...], np.ndarray]:
-    """The shape and affine of one file per channel; a BipvlError if their grids differ."""
-    first, *others = map(open_scan, files)
-    for path, other in zip(files[1:], others, strict=True):
-        if issue := grid_issue(
-            first.shape, first.affine, other.shape, other.affine, reference="first channel"
-        ):
-            raise issue.at(path)
-    return (len(files), *first.shape), first.affine
-
-
 def _read(scan: ScanSource, segmenter: Segmenter) -> tuple[nib.Nifti1Image, MetaTensor]:
     """A scan's grid, as an image without memory for its voxels, and the prepared scan M × h × w × d."""
     if isinstance(scan, SpatialImage) or files_of(scan)[0].is_dir():
         image = scan if isinstance(scan, SpatialImage) else read_series(scan)
-        after_loading = Pipeline(segmenter.prepare.transforms[1:])
-        prepared = after_loading({"image": _load_from_memory(image, _describe(scan))})["image"]
+        loaded = {"image": _load_from_memory(image, _describe(scan))}
+        prepared = Pipeline(segmenter.prepare.transforms[1:])(loaded)["image"]
     else:
         image = nib.load(files_of(scan)[0])
         for path in files_of(scan):  # read to the end: only the gzip checksum reveals some damage
@@ -229,11 +211,10 @@ def _volumes(
 ) -> pd.DataFrame:
     """One row per class; ``labels`` as in training, so that nested classes count in full."""
     spec = segmenter.spec
-    ml_per_voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
     masks = labels if spec.overlapping else (labels[0] == c + 1 for c in range(spec.num_classes))
     table = pd.DataFrame({"scan": name, "class": [c.name for c in spec.classes], "code": spec.decoded_codes})
     table["voxels"] = [int(np.count_nonzero(mask)) for mask in masks]
-    table["ml"] = table["voxels"] * ml_per_voxel
+    table["ml"] = table["voxels"] * (abs(np.linalg.det(affine[:3, :3])) / 1000)
     origin = {key: segmenter.config[key] for key in ORIGIN} | {"dataset": spec.name}
     return table.assign(**origin, prompts=source)
 
@@ -241,11 +222,12 @@ def _volumes(
 def _facts(scan: str, segmenter: Segmenter, source: str) -> dict[str, Any]:
     """The content of the .json file beside a label map."""
     spec, run = segmenter.spec, segmenter.run
-    names = {code: c.name for code, c in zip(spec.decoded_codes, spec.classes, strict=True)}
-    texts = {c.name: row for c, row in zip(spec.classes, segmenter.texts, strict=True)}
+    names = [c.name for c in spec.classes]
+    labels = {0: "background"} | dict(sorted(zip(spec.decoded_codes, names, strict=True)))
+    texts = dict(zip(names, segmenter.texts, strict=True))
     return {
         "scan": scan,
-        "labels": {"0": "background"} | {str(code): names[code] for code in sorted(names)},
+        "labels": {str(code): name for code, name in labels.items()},
         "overlapping": "a voxel holds the innermost of its classes" if spec.overlapping else False,
         "run": str(run.directory),
         **{key: run.config[key] for key in ORIGIN},

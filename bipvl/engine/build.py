@@ -1,4 +1,4 @@
-"""Build a variant for a data set: its network, its objective and its learning-rate schedule."""
+"""Build a variant for a data set: its network and its objective; load a trained network."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,7 @@ from bipvl.data.spec import DatasetSpec
 from bipvl.engine.variants import Variant
 from bipvl.model.baselines import Baseline
 from bipvl.model.losses import Objective
-from bipvl.model.released import make_schedule, network_class, objective_class
-from bipvl.model.schedule import Schedule
+from bipvl.model.released import network_class, objective_class
 
 
 def build_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> nn.Module:
@@ -45,10 +44,7 @@ def bipvlseg_arguments(variant: Variant, spec: DatasetSpec, settings: Mapping[st
 def build_objective(variant: Variant, spec: DatasetSpec, class_weights: Tensor | None = None) -> Objective:
     """The loss of a variant on a data set."""
     return objective_class(variant.deviations)(
-        terms=variant.terms,
-        overlapping=spec.overlapping,
-        class_weights=class_weights,
-        **variant.objective,
+        terms=variant.terms, overlapping=spec.overlapping, class_weights=class_weights, **variant.objective
     )
 
 
@@ -69,11 +65,6 @@ def class_weights(cases: Sequence[Mapping], spec: DatasetSpec, power: float) -> 
     return share**-power / (share ** (1 - power)).sum()
 
 
-def build_schedule(variant: Variant, steps: int, warmup: float) -> Schedule:
-    """The learning-rate schedule of a variant over ``steps``, of which a share ``warmup`` rises."""
-    return make_schedule(variant.deviations, steps, warmup)
-
-
 def load_network(variant: Variant, folder: str | Path) -> nn.Module:
     """The network that a run saved in its ``model/`` folder.
 
@@ -88,8 +79,6 @@ def load_network(variant: Variant, folder: str | Path) -> nn.Module:
         return network
     except Exception as error:  # json, safetensors, torch and the networks each raise their own
         reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise BipvlError(
-            f"no network of {variant.title} can be loaded from here ({reason})",
-            "restore the folder, or delete the run and train it again",
-            folder,
-        ) from error
+        problem = f"no network of {variant.title} can be loaded from here ({reason})"
+        fix = "restore the folder, or delete the run and train it again"
+        raise BipvlError(problem, fix, folder) from error

@@ -20,7 +20,7 @@ from bipvl.engine.run import Run
 class Progress:
     """Steps done, best validation Dice and one history row per step.
 
-    On disk, ``state/step-…/`` is written atomically. While ``state/`` exists the training is not complete.
+    ``state/step-…/`` is written atomically. While ``state/`` exists the training is not complete.
     """
 
     run: Run
@@ -39,16 +39,14 @@ class Progress:
         if not states:
             state_folder(run).mkdir(parents=True, exist_ok=True)
             return cls(run)
-        saved, now = len([*states[-1].glob("random_states_*")]), accelerator.num_processes
+        last = states[-1]
+        saved, now = len([*last.glob("random_states_*")]), accelerator.num_processes
         if saved != now:
-            raise BipvlError(
-                f"was trained by {saved} process(es) so far and now there are {now}",
-                f"resume with {saved}, or delete it to train again",
-                run.directory,
-            )
-        step = int(states[-1].name.removeprefix("step-"))
-        accelerator.load_state(str(states[-1]))
-        history = pd.read_csv(states[-1] / "history.csv")
+            problem = f"was trained by {saved} process(es) so far and now there are {now}"
+            raise BipvlError(problem, f"resume with {saved}, or delete it to train again", run.directory)
+        accelerator.load_state(str(last))
+        history = pd.read_csv(last / "history.csv")
+        step = int(last.name.removeprefix("step-"))
         return cls(run, step, history["val_dice"].max(), history.to_dict("records"))
 
     def add(
@@ -81,8 +79,7 @@ class Progress:
         """Write the history and delete the state: the training is complete."""
         if accelerator.is_main_process:
             write_csv(self.run.directory / "history.csv", pd.DataFrame(self.rows))
-            done = state_folder(self.run).rename(self.run.directory / ".state-done")
-            shutil.rmtree(done)
+            shutil.rmtree(state_folder(self.run).rename(self.run.directory / ".state-done"))
         accelerator.wait_for_everyone()
 
 

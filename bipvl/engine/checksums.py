@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bipvl.common.errors import BipvlError
-from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, read_json
 
 CaseChecksums = dict[str, dict[str, dict[str, Any]]]
@@ -37,13 +36,8 @@ def case_checksums(cases: Sequence[Case]) -> CaseChecksums:
     }
 
 
-def write_checksums(cases: Sequence[Case], path: str | Path) -> None:
-    """Write the checksums of the cases' files as JSON."""
-    write_json(path, case_checksums(cases))
-
-
 def read_checksums(path: str | Path) -> CaseChecksums:
-    """Read what ``write_checksums`` wrote; a file that is missing or has another form is a BipvlError."""
+    """Read the ``case_checksums`` in a JSON file; one that is missing or of another form is a BipvlError."""
     path = Path(path)
     if not path.is_file():
         raise BipvlError("file not found", "prepare the data set first with `bipvl prepare`", path)
@@ -70,19 +64,13 @@ def data_checksum(cases: Iterable[Case], path: str | Path) -> str:
     chosen = {}
     for case in cases:
         if known.get(case.id, {}).keys() != case.files.keys():
-            raise BipvlError(
-                f"the case {case.id} was not there when the data set was prepared",
-                f"remove it from the data set, or {_restart(path)}",
-                path,
-            )
+            problem = f"the case {case.id} was not there when the data set was prepared"
+            raise BipvlError(problem, f"remove it from the data set, or {_restart(path)}", path)
         chosen[case.id] = known[case.id]
         for key, file in case.files.items():
             if not _is_unchanged(file, known[case.id][key], written):
-                raise BipvlError(
-                    "has changed since its data set was prepared",
-                    f"restore it, or {_restart(path)}",
-                    file,
-                )
+                problem = "has changed since its data set was prepared"
+                raise BipvlError(problem, f"restore it, or {_restart(path)}", file)
     return json_checksum(chosen)
 
 

@@ -56,9 +56,7 @@ def data_root_of(run: Run) -> Path:
     """
     profile, root = run.config["profile"], synthetic_root(run.config["profile"])
     if run.config["cohort"] != "synthetic":
-        raise BipvlError(
-            "was trained on real data", "give the folder with them with --data-root", run.directory
-        )
+        raise BipvlError("was trained on real data", "give their folder with --data-root", run.directory)
     if profile in load_profiles():
         return synthetic_cohort(profile, run.config["dataset"])
     if not root.is_dir():
@@ -68,7 +66,5 @@ def data_root_of(run: Run) -> Path:
 
 
 def _needs_real_data(profile: str | Path) -> BipvlError:
-    name = profile_name(profile)
-    return BipvlError(
-        f"profile '{name}' runs on real data", "give the folder with the data sets as the data root"
-    )
+    problem = f"profile '{profile_name(profile)}' runs on real data"
+    return BipvlError(problem, "give the folder with the data sets as the data root")

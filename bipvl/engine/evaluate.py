@@ -38,10 +38,9 @@ def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.Da
     """
     if state_folder(run).is_dir():  # there is a network, but not the final one
         raise BipvlError("its training is not complete", "resume it with `bipvl train`", run.directory)
-    cases = test_cases(run, data_root)
+    cases, processes = test_cases(run, data_root), process_group()
     with locked(run), recorded(run, "evaluate", cases):
         segmenter = Segmenter(run=run)
-        processes = process_group()
         with processes.split_between_processes(cases) as mine:
             own = score_cases(
                 mine,

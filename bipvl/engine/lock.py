@@ -48,10 +48,11 @@ def locked(run: Run) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise BipvlError(
-                "is in use by another process", "wait for it, or stop it first", run.directory
-            ) from None
-        _delete_temporary_files(run)
+            fix = "wait for it, or stop it first"
+            raise BipvlError("is in use by another process", fix, run.directory) from None
+        for path in [*run.directory.rglob(".*")]:
+            if TEMPORARY.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         try:
             yield
         except BipvlError:
@@ -65,9 +66,3 @@ def locked(run: Run) -> Iterator[None]:
         raise BipvlError(sentence.problem, fix, run.directory) from error
     finally:
         lock.release()
-
-
-def _delete_temporary_files(run: Run) -> None:
-    for path in [*run.directory.rglob(".*")]:
-        if TEMPORARY.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -9,10 +9,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
@@ -45,11 +44,11 @@ def recorded(run: Run, phase: str, cases: Sequence[Case]) -> Iterator[None]:
     start, processes = time.monotonic(), process_group()
     data = data_checksum(cases, run.data_path)
     path = run.directory / "manifest.json"
-    manifest = {"phases": _read_phases(path) if path.is_file() else {}}
+    phases = _read_phases(path) if path.is_file() else {}
     yield
     if not processes.is_main_process:
         return
-    manifest["phases"][phase] = {
+    phases[phase] = {
         "command": _command(run, phase),
         **environment(),
         "processes": processes.num_processes,
@@ -58,7 +57,7 @@ def recorded(run: Run, phase: str, cases: Sequence[Case]) -> Iterator[None]:
         "inputs": {"data": data} | _inputs(run, phase),
         "outputs": outputs(run, phase),
     }
-    write_json(path, manifest)
+    write_json(path, {"phases": phases})
 
 
 def environment() -> dict[str, Any]:
@@ -85,8 +84,7 @@ def outputs(run: Run, phase: str) -> dict[str, str]:
     return {str(path.relative_to(run.directory)): sha256(path) for path in found if path.is_file()}
 
 
-@dataclass(frozen=True)
-class VerifyMessage:
+class VerifyMessage(NamedTuple):
     """One result of ``verify``; ``kind`` is "differs", "not checked" or "another" (version)."""
 
     kind: str
@@ -104,12 +102,11 @@ def verify(run: Run, data_root: str | Path | None) -> Iterator[VerifyMessage]:
     """
     for phase, known in _read_phases(run.directory / "manifest.json").items():
         yield from _verify_inputs(run, phase, known["inputs"], data_root)
-        files = outputs(run, phase)
-        for name in sorted(known["outputs"].keys() | files.keys()):
-            if name not in files or name not in known["outputs"]:
-                yield VerifyMessage("differs", f"{phase}: {name} is {'new' if name in files else 'missing'}")
-            elif files[name] != known["outputs"][name]:
-                yield VerifyMessage("differs", f"{phase}: {name} has changed")
+        was, now = known["outputs"], outputs(run, phase)
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) != now.get(name):
+                change = "is new" if name not in was else "has changed" if name in now else "is missing"
+                yield VerifyMessage("differs", f"{phase}: {name} {change}")
         yield from _verify_versions(phase, known)
 
 
@@ -118,20 +115,15 @@ def _read_phases(path: Path) -> dict[str, Any]:
         raise BipvlError("file not found", "train the run first, which writes it", path)
     phases = read_json(path).get("phases")
     if not (isinstance(phases, dict) and phases and all(map(_is_phase, phases, phases.values()))):
-        raise BipvlError(
-            "is incomplete or of an older layout", f"delete {path.parent} and train the run again", path
-        )
+        fix = f"delete {path.parent} and train the run again"
+        raise BipvlError("is incomplete or of an older layout", fix, path)
     return phases
 
 
 def _is_phase(name: str, phase: Any) -> bool:
-    mappings = ("packages", "inputs", "outputs")
-    return (
-        name in OUTPUTS
-        and isinstance(phase, dict)
-        and {"commit", "python"} <= phase.keys()
-        and all(isinstance(phase.get(key), dict) for key in mappings)
-    )
+    if name not in OUTPUTS or not isinstance(phase, dict) or not {"commit", "python"} <= phase.keys():
+        return False
+    return all(isinstance(phase.get(key), dict) for key in ("packages", "inputs", "outputs"))
 
 
 def _verify_inputs(
@@ -139,7 +131,9 @@ def _verify_inputs(
 ) -> Iterator[VerifyMessage]:
     now = _inputs(run, phase)
     for name, was in known.items():
-        if name == "data":
+        if name == "data" and data_root is None:
+            yield VerifyMessage("not checked", f"{phase}: the data; give their folder with --data-root")
+        elif name == "data":
             yield from _verify_data(run, phase, data_root)
         elif now.get(name) is None:
             yield VerifyMessage("not checked", f"{phase}: {name}, which is not on this machine")
@@ -147,10 +141,7 @@ def _verify_inputs(
             yield VerifyMessage("differs", f"{phase}: {name} has changed since")
 
 
-def _verify_data(run: Run, phase: str, data_root: str | Path | None) -> Iterator[VerifyMessage]:
-    if data_root is None:
-        yield VerifyMessage("not checked", f"{phase}: the data; give their folder with --data-root")
-        return
+def _verify_data(run: Run, phase: str, data_root: str | Path) -> Iterator[VerifyMessage]:
     train, val, test = split_cases(run.split_path, run.spec, data_root)
     known = read_checksums(run.data_path)
     for case_id, files in case_checksums([*train, *val] if phase == "train" else test).items():
@@ -160,12 +151,11 @@ def _verify_data(run: Run, phase: str, data_root: str | Path | None) -> Iterator
 
 
 def _verify_versions(phase: str, known: Mapping[str, Any]) -> Iterator[VerifyMessage]:
-    now = environment()
-    pairs = {"commit": (known["commit"], now["commit"]), "python": (known["python"], now["python"])}
-    pairs |= {name: (was, now["packages"].get(name)) for name, was in known["packages"].items()}
-    for name, (was, found) in pairs.items():
-        if was != found:
-            yield VerifyMessage("another", f"{phase}: {name} was {was}, here it is {found}")
+    here = environment()
+    now = {"commit": here["commit"], "python": here["python"], **here["packages"]}
+    for name, was in {"commit": known["commit"], "python": known["python"], **known["packages"]}.items():
+        if was != now.get(name):
+            yield VerifyMessage("another", f"{phase}: {name} was {was}, here it is {now.get(name)}")
 
 
 def _inputs(run: Run, phase: str) -> dict[str, str | None]:
@@ -182,7 +172,7 @@ def _inputs(run: Run, phase: str) -> dict[str, str | None]:
 
 
 def _text_encoder(run: Run) -> str | None:
-    """Checksum of the pretrained text encoder's weight files; None if they are not on this machine."""
+    """Checksum of the pretrained text encoder's weights; None if they are not on this machine."""
     from bipvl.model.text import weight_files
 
     with suppress(BipvlError, ValueError):  # a package that is not installed, a folder of another machine

@@ -45,25 +45,18 @@ def score_case(labels: Tensor, truth: Tensor, spec: DatasetSpec, spacing: Sequen
     """
     predicted, true = class_masks(labels, spec), class_masks(truth, spec)
     diagonal = sum((n * s) ** 2 for n, s in zip(truth.shape[1:], spacing, strict=True)) ** 0.5
-    for c, dice in zip(spec.classes, dice_scores(predicted, true), strict=True):
-        row = spec.classes.index(c)
-        here, there = bool(predicted[row].any()), bool(true[row].any())
-        if here and there:
-            surface = _surface(predicted[row], true[row], spec.nsd_tolerance, spacing)
-            values, flag = {"dice": float(dice), **surface}, ""
-        elif here or there:
+    dice = dice_scores(predicted, true).tolist()
+    for c, found, wanted, overlap in zip(spec.classes, predicted, true, dice, strict=True):
+        if found.any() and wanted.any():
+            pair = (found[None, None].float(), wanted[None, None].float())
+            options = {"include_background": True, "spacing": list(spacing)}
+            hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
+            nsd = compute_surface_dice(*pair, class_thresholds=[spec.nsd_tolerance], **options)
+            values, flag = {"dice": overlap, "hd95_mm": float(hd95), "nsd": float(nsd)}, ""
+        elif found.any() or wanted.any():
             values = {"dice": 0.0, "hd95_mm": diagonal, "nsd": 0.0}
-            flag = "miss" if there else "false_positive"
+            flag = "miss" if wanted.any() else "false_positive"
         else:
             continue
         for metric, value in values.items():
             yield Score(c.name, metric, value, flag)
-
-
-def _surface(predicted: Tensor, true: Tensor, tolerance: float, spacing: Sequence[float]) -> dict[str, float]:
-    """HD95 and surface Dice of two masks that are not empty, H × W × D each."""
-    pair = (predicted[None, None].float(), true[None, None].float())
-    options = {"include_background": True, "spacing": list(spacing)}
-    hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
-    nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], **options)
-    return {"hd95_mm": float(hd95), "nsd": float(nsd)}

@@ -17,25 +17,24 @@ def make_optimizer(learner: nn.Module, settings: dict[str, Any]) -> torch.optim.
     Vision is everything that a network without language has; language is fusions, projections and heads
     that read texts. The loss weights have no weight decay.
     """
-    named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    vision = {name for name in named if name.startswith(VISION)}
-    text = {name for name in named if name.startswith("network.text.")}
-    weights = {name for name in named if name.startswith("objective.")}
-    decay = settings["weight_decay"]
-    groups = [
-        _group("vision", vision, named, settings["lr"], decay),
-        _group("language", named.keys() - vision - text - weights, named, settings["language_lr"], decay),
-        _group("text encoder", text, named, settings["text_lr"], decay),
-        _group("loss weights", weights, named, settings["lr"], 0.0),
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]])
+    rates = {"vision": "lr", "language": "language_lr", "text encoder": "text_lr", "loss weights": "lr"}
+    groups = {}
+    for group, rate in rates.items():
+        decay = 0.0 if group == "loss weights" else settings["weight_decay"]
+        lr = settings[rate]
+        groups[group] = {"name": group, "params": [], "lr": lr, "peak_lr": lr, "weight_decay": decay}
+    for name, parameter in sorted(learner.named_parameters()):
+        if parameter.requires_grad:
+            groups[_group_of(name)]["params"].append(parameter)
+    return torch.optim.AdamW([group for group in groups.values() if group["params"]])
 
 
-def _group(
-    name: str, names: set[str], named: dict[str, nn.Parameter], lr: float, decay: float
-) -> dict[str, Any]:
-    parameters = [named[n] for n in sorted(names)]
-    return {"name": name, "params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
+def _group_of(name: str) -> str:
+    if name.startswith(VISION):
+        return "vision"
+    if name.startswith("network.text."):
+        return "text encoder"
+    return "loss weights" if name.startswith("objective.") else "language"
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, schedule: Schedule) -> None:

@@ -10,7 +10,6 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bipvl.common.errors import BipvlError
 from bipvl.data.prompt_edits import Texts
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.transforms import prepare_transform
@@ -53,12 +52,7 @@ def predict_volume(
         device: where the network computes.
     """
     inferer = SlidingWindowInferer(
-        roi_size=crop,
-        sw_batch_size=at_once,
-        overlap=overlap,
-        mode="gaussian",
-        sw_device=device,
-        device=image.device,
+        crop, at_once, overlap, mode="gaussian", sw_device=device, device=image.device
     )
     total = count_windows(image.shape[1:], crop, overlap)
     with tqdm(total=total, desc="windows", unit="window", leave=False, disable=not progress) as bar:
@@ -80,9 +74,8 @@ def count_windows(shape: Iterable[int], crop: Iterable[int], overlap: float) -> 
 
 def to_labels(logits: Tensor, *, overlapping: bool) -> Tensor:
     """Logits C × H × W × D → labels as in training: class index 1 × H × W × D, or binary C × H × W × D."""
-    if overlapping:
-        return (logits > 0).to(torch.uint8)
-    return logits.argmax(0, keepdim=True).to(torch.uint8)
+    labels = logits > 0 if overlapping else logits.argmax(0, keepdim=True)
+    return labels.to(torch.uint8)
 
 
 class Segmenter:
@@ -98,8 +91,7 @@ class Segmenter:
     """
 
     def __init__(self, *, run: Run, texts: Texts | None = None, device: torch.device | None = None) -> None:
-        if not run.model_folder.is_dir():
-            raise BipvlError("no trained network (no model folder)", "train it first", run.directory)
+        run.check_has_network()
         from accelerate import Accelerator
 
         self.run = run

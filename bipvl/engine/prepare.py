@@ -42,20 +42,19 @@ def prepare(
     spacing = dataset_settings(profile, spec)["spacing"]
     data_root = Path(data_root) if data_root else synthetic_cohort(profile, dataset, progress)
     if issues := check_dataset(spec, data_root, progress=progress):
-        raise BipvlError(
-            f"{spec.title} has {len(issues)} issues, the first: {issues[0]}",
-            f"see all with: bipvl check {dataset} --data-root {data_root}",
-        )
+        problem = f"{spec.title} has {len(issues)} issues, the first: {issues[0]}"
+        raise BipvlError(problem, f"see all with: bipvl check {dataset} --data-root {data_root}")
     cases, folder = list_cases(spec, data_root), Path(root) / profile_name(profile) / spec.name
     checksums = case_checksums(cases)
     _check_same_data(folder / "data.json", checksums)
     split = make_split(spec, cases, SPLIT_SEED)
     _check_same_split(folder / "split.json", split, cases)
+    by_id = {case.id: case for case in cases}
     score_mean_atlas(
         spec,
         spacing,
-        train=_named(cases, split.train),
-        test=_named(cases, split.test),
+        train=[by_id[i] for i in split.train],
+        test=[by_id[i] for i in split.test],
         output=folder / "mean_atlas" / "seed0" / "metrics.csv",
         progress=progress,
     )
@@ -64,28 +63,17 @@ def prepare(
     return data_root
 
 
-def _named(cases: Sequence[Case], ids: Sequence[str]) -> list[Case]:
-    by_id = {case.id: case for case in cases}
-    return [by_id[i] for i in ids]
-
-
 def _check_same_data(path: Path, found: CaseChecksums) -> None:
     """All runs of a folder, and its cache of prepared cases, must come from the same data."""
     known = read_checksums(path) if path.is_file() else found
     if other := sorted(i for i in known.keys() | found.keys() if known.get(i) != found.get(i)):
         named = ", ".join(other[:5]) + ", …" * (len(other) > 5)
-        raise BipvlError(
-            f"was prepared from other data ({named})",
-            "restore them, or delete the folder with its runs and prepare again",
-            path.parent,
-        )
+        fix = "restore them, or delete the folder with its runs and prepare again"
+        raise BipvlError(f"was prepared from other data ({named})", fix, path.parent)
 
 
 def _check_same_split(path: Path, split: Split, cases: Sequence[Case]) -> None:
     """All runs of a folder must have the same split."""
     if path.is_file() and read_split(path, cases) != split:
-        raise BipvlError(
-            "is not the split that the data set gives now",
-            f"restore the data set's YAML, or delete {path.parent} with its runs and prepare again",
-            path,
-        )
+        fix = f"restore the data set's YAML, or delete {path.parent} with its runs and prepare again"
+        raise BipvlError("is not the split that the data set gives now", fix, path)

@@ -31,10 +31,13 @@ def _parse_number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_parse_number)]
 Rate = Annotated[Number, Field(gt=0, allow_inf_nan=False, description="a number above 0, such as 0.001")]
+FromZero = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Voxels = Annotated[
-    list[Count], Field(min_length=3, max_length=3, description="three whole numbers of voxels")
-]
+# YAML 1.1 reads a bare no as false.
+Precision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(lambda v: "no" if v is False else v)]
+_THREE = {"min_length": 3, "max_length": 3}
+Voxels = Annotated[list[Count], Field(**_THREE, description="three whole numbers of voxels")]
+Spacing = Annotated[list[Rate], Field(**_THREE, description="three numbers above 0, in mm")]
 Overlap = Annotated[Number, Field(ge=0, lt=1, description="a share from 0 to below 1 of a window's side")]
 
 
@@ -48,9 +51,7 @@ class Cohort(Schema):
 class Network(Schema):
     """The vision network, for every variant."""
 
-    feature_size: int = Field(
-        gt=0, multiple_of=12, description="a multiple of 12: channels of the first stage"
-    )
+    feature_size: int = Field(gt=0, multiple_of=12, description="a multiple of 12: channels of stage 1")
     depths: list[Count] = Field(min_length=1, description="a list of whole numbers: blocks per stage")
     num_heads: list[Count] = Field(min_length=1, description="a list of whole numbers: heads per stage")
     window_size: Count = Field(description="a whole number from 1: the side of an attention window")
@@ -60,9 +61,8 @@ class Network(Schema):
         if len(self.depths) != len(self.num_heads):
             raise ValueError("needs as many 'depths' as 'num_heads'; give one of each per stage")
         if any(self.feature_size * 2**n % heads for n, heads in enumerate(self.num_heads)):
-            raise ValueError(
-                "has 'num_heads' that do not divide the channels; channels are 'feature_size' × 2^stage"
-            )
+            problem = "has 'num_heads' that do not divide the channels"
+            raise ValueError(f"{problem}; channels are 'feature_size' × 2^stage")
         return self
 
 
@@ -82,24 +82,14 @@ class Training(Schema):
     epochs: Count = Field(description="a whole number from 1: passes over the training cases")
     validations: Count = Field(description="a whole number from 1: how often the network is validated")
     batch_size: Count = Field(description="a whole number from 1: crops per step and process")
-    lr: Rate = Field(
-        description="a number above 0: learning rate of vision encoder, decoder and loss weights"
-    )
-    language_lr: Rate = Field(
-        description="a number above 0: learning rate of fusions, text projections and text heads"
-    )
+    lr: Rate = Field(description="a number above 0: learning rate of vision network and loss weights")
+    language_lr: Rate = Field(description="a number above 0: learning rate of fusions and text heads")
     text_lr: Rate = Field(description="a number above 0: learning rate of the text encoder")
     warmup: Number = Field(ge=0, lt=1, description="a share of the steps, from 0 to below 1")
-    weight_decay: Number = Field(ge=0, allow_inf_nan=False, description="a number from 0")
+    weight_decay: FromZero = Field(description="a number from 0")
     max_grad_norm: Rate | None = Field(description="a number above 0, or null for no clipping of gradients")
-    rarity_power: Number = Field(
-        ge=0,
-        allow_inf_nan=False,
-        description="a number p from 0: weights ∝ (1 / share of voxels)^p, paper: 0",
-    )
-    mixed_precision: Annotated[
-        Literal["no", "fp16", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)
-    ] = Field(description='"no", fp16 or bf16')
+    rarity_power: FromZero = Field(description="a number p from 0: weights ∝ (1 / share)^p, paper: 0")
+    mixed_precision: Precision = Field(description='"no", fp16 or bf16')
     checkpointing: bool = Field(description="true or false: recompute activations to save memory")
     workers: int = Field(ge=0, description="a whole number from 0: processes that load crops")
     deterministic: bool = Field(description="true or false: forbid nondeterministic GPU operations (slower)")
@@ -115,7 +105,7 @@ class Overlaps(Schema):
 class Settings(Schema):
     """All settings of one run on one data set, as its config.json holds them."""
 
-    spacing: list[Rate] = Field(min_length=3, max_length=3, description="three numbers above 0, in mm")
+    spacing: Spacing
     crop: Voxels
     network: Network = Field(description="a mapping of settings, such as 'depths'")
     language: Language = Field(description="a mapping of settings, such as 'fusion_layers'")
@@ -127,12 +117,8 @@ class Profile(Settings):
     """A profile; without ``spacing`` each data set keeps its own, without ``cohort`` it needs real data."""
 
     title: str = Field(description="a line that says what the profile is for")
-    spacing: list[Rate] | None = Field(
-        default=None, min_length=3, max_length=3, description="three numbers above 0, in mm"
-    )
-    cohort: Cohort | None = Field(
-        default=None, description="the 'size' and number of 'cases' of a synthetic cohort"
-    )
+    spacing: Spacing | None = Field(default=None, description="three numbers above 0, in mm")
+    cohort: Cohort | None = Field(default=None, description="'size' and 'cases' of a synthetic cohort")
 
 
 def load_profiles() -> dict[str, Profile]:
@@ -141,7 +127,7 @@ def load_profiles() -> dict[str, Profile]:
 
 
 def get_profile(profile: str | Path, dataset: str | None = None) -> Profile:
-    """A built-in profile by name or your own by the path of its YAML file, for one data set or in general.
+    """A built-in profile by name, or yours by the path of its YAML file; for one data set or in general.
 
     Raises:
         BipvlError: no profile of that name; a file that is not readable, extends an unknown profile, has the
@@ -198,15 +184,13 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not all(parts := key.strip().split(".")):
-            raise BipvlError(
-                f"'{assignment}' is no setting", "write KEY=VALUE, such as training.lr=0.001", "--set"
-            )
+            fix = "write KEY=VALUE, such as training.lr=0.001"
+            raise BipvlError(f"'{assignment}' is no setting", fix, "--set")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise BipvlError(
-                f"the value of '{assignment}' is not YAML", "correct its syntax", "--set"
-            ) from error
+            problem = f"the value of '{assignment}' is not YAML"
+            raise BipvlError(problem, "correct its syntax", "--set") from error
         for part in reversed(parts):
             value = {part: value}
         overrides = _merge(overrides, value)
@@ -229,11 +213,9 @@ def _check_crop(settings: Mapping[str, Any], spec: DatasetSpec, profile: str) ->
     crop, halved = settings["crop"], 2 ** (len(settings["network"]["depths"]) + 1)
     if max(crop) > halved and not any(side % halved for side in crop):
         return
-    sides = " x ".join(map(str, crop))
-    raise BipvlError(
-        f"{spec.title} has crops of {sides} voxels, which the network of profile '{profile}' cannot halve",
-        f"make the sides of 'crop' multiples of {halved}, and one side {2 * halved} or more",
-    )
+    found = f"{spec.title} has crops of {' x '.join(map(str, crop))} voxels"
+    fix = f"make the sides of 'crop' multiples of {halved}, and one side {2 * halved} or more"
+    raise BipvlError(f"{found}, which the network of profile '{profile}' cannot halve", fix)
 
 
 def _is_file(profile: str | Path) -> bool:
@@ -251,18 +233,16 @@ def _layers(profile: str) -> list[dict[str, Any]]:
     if not _is_file(profile):
         names = {name: entry for name, entry in built_in.items() if name != DEFAULTS}
         return [built_in[DEFAULTS], choose("profile", profile, names)]
-    own = dict(_read_own(Path(profile)))
-    parent = own.pop("extends", DEFAULTS)
-    return [built_in[DEFAULTS], *([built_in[parent]] if parent != DEFAULTS else []), own]
+    own = _read_own(Path(profile))
+    return [built_in[DEFAULTS], built_in[own.pop("extends", DEFAULTS)], own]
 
 
 def _read_own(path: Path) -> dict[str, Any]:
     """Your own profile's YAML file, as it is written."""
     own, built_in = read_yaml(path), _built_in()
     if path.stem in built_in:
-        raise BipvlError(
-            f"'{path.stem}' is the name of a built-in profile", "give your file another name", path
-        )
+        problem = f"'{path.stem}' is the name of a built-in profile"
+        raise BipvlError(problem, "give your file another name", path)
     try:
         choose("profile", str(own.get("extends", DEFAULTS)), built_in)
     except BipvlError as error:

@@ -39,10 +39,7 @@ def _parse(folder: Path) -> tuple[str, str, str, int]:
     parts = folder.parts[-4:]
     seed = parts[-1].removeprefix("seed")
     if len(parts) < 4 or not seed.isdecimal() or parts[0] not in load_profiles() or parts[2] not in VARIANTS:
-        raise BipvlError(
-            "holds no trained run yet",
-            "type `make reproduce`, or set `run` to a folder such as runs/quick/mmwhs_ct/bipvlseg/seed0, "
-            "which is trained if it is missing",
-            folder,
-        )
+        example = "runs/quick/mmwhs_ct/bipvlseg/seed0, which is trained if it is missing"
+        fix = f"type `make reproduce`, or set `run` to a folder such as {example}"
+        raise BipvlError("holds no trained run yet", fix, folder)
     return parts[0], parts[1], parts[2], int(seed)

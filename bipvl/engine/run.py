@@ -82,9 +82,8 @@ class Run:
         """
         path = Path(directory) / "config.json"
         if not path.is_file():
-            raise BipvlError(
-                "holds no run (no config.json)", "give a folder that `bipvl train` wrote", directory
-            )
+            fix = "give a folder that `bipvl train` wrote"
+            raise BipvlError("holds no run (no config.json)", fix, directory)
         config = read_json(path)
         if "external" not in config:  # predictions of another tool have no settings
             _check_config(config, path)
@@ -99,12 +98,15 @@ class Run:
         path = self.directory / "config.json"
         if path.is_file() and read_json(path) != self.config:
             changed = [k for k, v in Run.open(self.directory).config.items() if self.config.get(k) != v]
-            raise BipvlError(
-                f"holds a run with other settings ({', '.join(changed)})",
-                "delete it to train again, or use the same settings",
-                self.directory,
-            )
+            problem = f"holds a run with other settings ({', '.join(changed)})"
+            fix = "delete it to train again, or use the same settings"
+            raise BipvlError(problem, fix, self.directory)
         write_json(path, self.config)
+
+    def check_has_network(self) -> None:
+        """Raise a BipvlError if no network was trained."""
+        if not self.model_folder.is_dir():
+            raise BipvlError("no trained network (no model folder)", "train it first", self.directory)
 
     @cached_property
     def spec(self) -> DatasetSpec:
@@ -137,11 +139,8 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
     try:
         validate(RunConfig, config)
     except BipvlError as error:
-        raise BipvlError(
-            f"{error.problem}, so the file is of an older layout or was edited",
-            f"delete {path.parent} and train the run again",
-            path,
-        ) from error
+        problem = f"{error.problem}, so the file is of an older layout or was edited"
+        raise BipvlError(problem, f"delete {path.parent} and train the run again", path) from error
     try:
         load_spec(config["dataset"])
         get_variant(config["variant"])

@@ -52,7 +52,10 @@ def label_scan(spec: DatasetSpec, logits: Tensor, prepared: MetaTensor) -> ScanL
     affine = torch.as_tensor(prepared.meta["original_affine"])  # as in the file: MONAI corrects some headers
     shape = [int(size) for size in prepared.meta["spatial_shape"]]
     labels = labels_on_grid(probabilities, prepared.affine.cpu(), affine, shape, overlapping=spec.overlapping)
-    return ScanLabels(labels, _codes(spec, labels.numpy()), probabilities)
+    codes = np.empty(shape, np.int16)
+    for rows in _slabs(shape):  # slab by slab, because the look-up needs eight bytes per voxel
+        codes[rows] = decode(spec, labels[:, rows].numpy())
+    return ScanLabels(labels, codes, probabilities)
 
 
 @torch.inference_mode()
@@ -101,14 +104,6 @@ def resampled(volume: Tensor, affine: Tensor, target_affine: Tensor, shape: Sequ
     )
     moved = MetaTensor(volume, affine=affine)
     return resample(moved, dst_affine=target_affine, spatial_size=tuple(shape)).as_subclass(Tensor)
-
-
-def _codes(spec: DatasetSpec, labels: np.ndarray) -> np.ndarray:
-    """Label codes H × W × D, int16; slab by slab, because the look-up needs eight bytes per voxel."""
-    codes = np.empty(labels.shape[1:], np.int16)
-    for rows in _slabs(codes.shape):
-        codes[rows] = decode(spec, labels[:, rows])
-    return codes
 
 
 def _slabs(shape: Sequence[int], channels: int = 1) -> Iterator[slice]:

@@ -84,14 +84,10 @@ def read_snapshots(folder: str | Path) -> list[Snapshot]:
     Raises:
         BipvlError: there is none.
     """
-    paths = sorted((Path(folder) / FOLDER).glob("step-*.safetensors"))
-    if not paths:
-        raise BipvlError(
-            "holds no snapshot of the shared space",
-            "delete the run and train it again",
-            Path(folder) / FOLDER,
-        )
-    return [_read(path) for path in paths]
+    place = Path(folder) / FOLDER
+    if snapshots := [_read(path) for path in sorted(place.glob("step-*.safetensors"))]:
+        return snapshots
+    raise BipvlError("holds no snapshot of the shared space", "delete the run and train it again", place)
 
 
 def _read(path: Path) -> Snapshot:

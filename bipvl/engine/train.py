@@ -16,7 +16,7 @@ from bipvl.data.crops import TrainingCrops, derive_seed, nested_share, prepared
 from bipvl.data.layouts import Case
 from bipvl.data.splits import split_cases
 from bipvl.engine import tensorboard
-from bipvl.engine.build import build_network, build_objective, build_schedule, class_weights
+from bipvl.engine.build import build_network, build_objective, class_weights
 from bipvl.engine.checkpoints import Progress, is_trained
 from bipvl.engine.deterministic import forbidden_nondeterminism
 from bipvl.engine.lock import locked
@@ -29,6 +29,7 @@ from bipvl.engine.snapshots import take_snapshot
 from bipvl.engine.variants import prompt_texts
 from bipvl.model.checkpointing import checkpoint_activations
 from bipvl.model.losses import Objective
+from bipvl.model.released import make_schedule
 
 
 class Learner(nn.Module):
@@ -73,19 +74,20 @@ def _train(run: Run, train_cases: Sequence[Case], val_cases: Sequence[Case], pro
         log_with=tensorboard.tracker(),
         project_dir=run.directory,
     )
-    all_cases, val = (_prepared(run, cases) for cases in (train_cases, val_cases))
+    cache = run.split_path.parent / "cache"
+    all_cases, val = (
+        prepared(run.spec, cases, run.config["spacing"], cache) for cases in (train_cases, val_cases)
+    )
     cases = nested_share(all_cases, run.variant.share)
     batch = settings["batch_size"] * accelerator.num_processes  # over all processes
     steps = settings["epochs"] * math.ceil(len(all_cases) / batch)  # also for a share of the cases
     interval = math.ceil(steps / settings["validations"])
-    schedule = build_schedule(run.variant, steps, settings["warmup"])
+    schedule = make_schedule(run.variant.deviations, steps, settings["warmup"])
 
     learner = _make_learner(run, cases)
     network, objective = learner.network, learner.objective
-    optimizer = make_optimizer(learner, settings)
-    learner, optimizer, loader = accelerator.prepare(
-        learner, optimizer, _make_loader(run, cases, steps * batch)
-    )
+    parts = (learner, make_optimizer(learner, settings), _make_loader(run, cases, steps * batch))
+    learner, optimizer, loader = accelerator.prepare(*parts)
     done = Progress.resume(run, accelerator)
     tensorboard.begin(accelerator, done.rows)
     texts = prompt_texts(run.variant, run.spec)
@@ -133,30 +135,19 @@ def _make_learner(run: Run, cases: Dataset) -> Learner:
 
 def _make_loader(run: Run, cases: Dataset, length: int) -> DataLoader:
     """``length`` random crops; crop i depends on (seed, i) only."""
-    crops = TrainingCrops(
-        cases=cases, spec=run.spec, crop=run.config["crop"], length=length, seed=run.config["seed"]
-    )
-    settings = run.config["training"]
+    config, settings = run.config, run.config["training"]
+    crops = TrainingCrops(cases=cases, spec=run.spec, crop=config["crop"], length=length, seed=config["seed"])
     return DataLoader(crops, batch_size=settings["batch_size"], num_workers=settings["workers"])
 
 
-def _prepared(run: Run, cases: Sequence[Case]) -> Dataset:
-    return prepared(run.spec, cases, run.config["spacing"], run.split_path.parent / "cache")
-
-
 def validate(
-    network: nn.Module,
-    run: Run,
-    texts: Sequence[Sequence[str]],
-    cases: Dataset,
-    accelerator: Accelerator,
+    network: nn.Module, run: Run, texts: Sequence[Sequence[str]], cases: Dataset, accelerator: Accelerator
 ) -> float:
     """Mean foreground Dice over validation cases and classes, on the working grid.
 
     Several processes share the cases.
     """
-    predictor = make_predictor(network, run.variant, texts)
-    spec = run.spec
+    predictor, spec = make_predictor(network, run.variant, texts), run.spec
     scores: list[Tensor] = []
     with accelerator.split_between_processes(list(range(len(cases)))) as mine:
         for case in (cases[i] for i in mine):

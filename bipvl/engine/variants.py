@@ -40,19 +40,12 @@ class Variant:
     network: str = ""
 
 
-EVERY_STAGE = 99
+ALL_STAGES = 99
 """More text stages than exist: freeze all of them."""
 ALL_TERMS = ("segmentation", "class_embedding", "alignment")
 MEAN_ATLAS = "mean_atlas"
 """Name, in place of a variant's, of the majority label of the training cases; it has no training."""
-
-
-TEXT_ENCODERS = {
-    "minilm": "MiniLM",
-    "bert": "BERT",
-    "biobert": "BioBERT",
-    "clinicalbert": "ClinicalBERT",
-}
+TEXT_ENCODERS = {"minilm": "MiniLM", "bert": "BERT", "biobert": "BioBERT", "clinicalbert": "ClinicalBERT"}
 
 
 def _bipvlseg(name: str, title: str, deviations: tuple[str, ...] = (), **options: Any) -> Variant:
@@ -75,28 +68,24 @@ VARIANTS = {
         _bipvlseg("no_fusion", "No fusion", fused_stages=()),
         _bipvlseg("image_to_text", "Image → text only", fusion_direction="image_to_text"),
         _bipvlseg("text_to_image", "Text → image only", fusion_direction="text_to_image"),
-        _bipvlseg("stage_1", "Fusion at stage 1 alone", fused_stages=(1,)),
-        _bipvlseg("stage_2", "Fusion at stage 2 alone", fused_stages=(2,)),
-        _bipvlseg("stage_3", "Fusion at stage 3 alone", fused_stages=(3,)),
+        *(_bipvlseg(f"stage_{n}", f"Fusion at stage {n} alone", fused_stages=(n,)) for n in (1, 2, 3)),
         _bipvlseg("late_fusion", "Late fusion (last stage alone)", fused_stages=(-1,)),
-        _bipvlseg("no_residual", "No residual around BiFusion", deviations=("erasing_fusion",)),
+        _bipvlseg("no_residual", "No residual around BiFusion", ("erasing_fusion",)),
         *(
-            _bipvlseg(f"deviation-{name}", f"Deviation: {name.replace('_', ' ')}", deviations=(name,))
+            _bipvlseg(f"deviation-{name}", f"Deviation: {name.replace('_', ' ')}", (name,))
             for name in DEVIATIONS
             if name != "erasing_fusion"  # the variant no_residual
         ),
         *(_bipvlseg(f"text-{name}", title, text=name) for name, title in TEXT_ENCODERS.items()),
         _bipvlseg("text-random", "Random text weights", text_weights="random"),
-        _bipvlseg(
-            "text-bag_of_words", "Bag of words", text_weights="bag_of_words", frozen_stages=EVERY_STAGE
-        ),
-        _bipvlseg("text-frozen", "Text encoder frozen", frozen_stages=EVERY_STAGE),
+        _bipvlseg("text-bag_of_words", "Bag of words", text_weights="bag_of_words", frozen_stages=ALL_STAGES),
+        _bipvlseg("text-frozen", "Text encoder frozen", frozen_stages=ALL_STAGES),
         _bipvlseg("text-trained", "Text encoder trained whole", frozen_stages=0),
         Variant(
             "universal",
             "CLIP-Driven Universal Model",
             language=True,
-            options={"head": "universal", "fused_stages": (), "frozen_stages": EVERY_STAGE},
+            options={"head": "universal", "fused_stages": (), "frozen_stages": ALL_STAGES},
             prompts="names",
         ),
         _trained_with("segmentation_alone", "Segmentation alone"),
