@@ -1,7 +1,8 @@
 """The effect of alignment on the shared space: similarities before and after training, a map of the space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from bipvl.figures import style
 from bipvl.figures.curves import run_origin
 from bipvl.figures.panels import LEGEND
 
+if TYPE_CHECKING:
+    from bipvl.engine.snapshots import Snapshot
+
 PANELS = 3
 """Number of snapshots in the map: the first, the last, and those at equal distances between them."""
 WRITTEN = 7
@@ -37,11 +41,11 @@ def language_runs(folders: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
     """
     found = {}
     for dataset, group in folders.items():
-        reading = (folder for folder in group if _reads_prompts(folder))
-        found[dataset] = next(reading, None)
-        if found[dataset] is None:
+        reading = [folder for folder in group if _reads_prompts(folder)]
+        if not reading:
             problem = f"the study has no run on {dataset} of a network that reads prompts"
             raise BipvlError(problem, "train one, such as bipvlseg", None)
+        found[dataset] = reading[0]
     return found
 
 
@@ -59,21 +63,17 @@ def similarity_table(runs: Mapping[str, Path]) -> pd.DataFrame:
     Raises:
         BipvlError: a run has no snapshots.
     """
-    from bipvl.engine.snapshots import read_snapshots
     from bipvl.model.losses import TEMPERATURE
 
     parts = []
-    for dataset, folder in runs.items():
-        origin, names = run_origin(folder, dataset), _class_names(folder)
+    for origin, names, snapshots in _read(runs):
         temperature = VARIANTS[origin["variant"]].objective.get("temperature", TEMPERATURE)
-        first, *_, last = read_snapshots(folder)
-        for snapshot in (first, last):
+        for snapshot in (snapshots[0], snapshots[-1]):
             rows = pd.DataFrame(snapshot.similarity(temperature).numpy(), names, names)
             rows = rows.rename_axis("text_class").rename_axis("visual_class", axis=1).stack()
-            facts = origin | {"cases": snapshot.cases, "step": snapshot.step}
-            parts.append(rows.rename("similarity").reset_index().assign(**facts))
+            parts.append(rows.rename("similarity").reset_index().assign(**origin, step=snapshot.step))
     table = pd.concat(parts, ignore_index=True)
-    return table[[*origin, "cases", "step", "text_class", "visual_class", "similarity"]]
+    return table[[*origin, "step", "text_class", "visual_class", "similarity"]]
 
 
 def embedding_table(runs: Mapping[str, Path]) -> pd.DataFrame:
@@ -86,25 +86,30 @@ def embedding_table(runs: Mapping[str, Path]) -> pd.DataFrame:
     Raises:
         BipvlError: a run has no snapshots.
     """
+    parts = []
+    for origin, names, snapshots in _read(runs):
+        levels = {
+            "step": [snapshot.step for snapshot in snapshots],
+            "class": names,
+            "concept": ["", *COLUMNS[: snapshots[0].text.shape[1]]],
+        }
+        keys = pd.MultiIndex.from_product(list(levels.values()), names=list(levels))
+        vectors = [np.concatenate([s.visual[:, None], s.text], 1) for s in snapshots]  # S times N × K × D
+        places, shares = principal_plane(np.stack(vectors).reshape(len(keys), -1))
+        part = pd.DataFrame(places, keys, ["x", "y"]).reset_index()
+        parts.append(part.assign(**origin, share_x=shares[0], share_y=shares[1]))
+    table = pd.concat(parts, ignore_index=True)
+    return table[[*origin, "step", "class", "concept", "x", "y", "share_x", "share_y"]]
+
+
+def _read(runs: Mapping[str, Path]) -> Iterator[tuple[dict[str, Any], list[str], "list[Snapshot]"]]:
+    """For each run the facts of its rows, its class names and its snapshots."""
     from bipvl.engine.snapshots import read_snapshots
 
-    parts = []
     for dataset, folder in runs.items():
-        origin, names = run_origin(folder, dataset), _class_names(folder)
+        names = [c.name for c in load_spec(read_json(folder / "config.json")["dataset"]).classes]
         snapshots = read_snapshots(folder)
-        kinds = ["", *COLUMNS[: snapshots[0].text.shape[1]]]
-        keys = pd.MultiIndex.from_product(
-            [[s.step for s in snapshots], names, kinds], names=["step", "class", "concept"]
-        )
-        vectors = np.stack(
-            [np.concatenate([s.visual[:, None], s.text], 1) for s in snapshots]
-        )  # S × N × K × D
-        places, shares = principal_plane(vectors.reshape(len(keys), -1))
-        part = pd.DataFrame(places, keys, ["x", "y"]).reset_index()
-        facts = origin | {"cases": snapshots[0].cases, "share_x": shares[0], "share_y": shares[1]}
-        parts.append(part.assign(**facts))
-    table = pd.concat(parts, ignore_index=True)
-    return table[[*origin, "cases", "step", "class", "concept", "x", "y", "share_x", "share_y"]]
+        yield run_origin(folder, dataset) | {"cases": snapshots[0].cases}, names, snapshots
 
 
 def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,10 +126,6 @@ def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centred @ axes.T, scale[:2] ** 2 / (scale**2).sum()
 
 
-def _class_names(folder: Path) -> list[str]:
-    return [c.name for c in load_spec(read_json(folder / "config.json")["dataset"]).classes]
-
-
 def draw_similarity(table: pd.DataFrame) -> Figure:
     """One row per data set: similarities before and after training, from the ``similarity_table``."""
     datasets = list(table["dataset"].unique())
@@ -132,8 +133,7 @@ def draw_similarity(table: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(datasets), 2, squeeze=False)
     for row, dataset in zip(grid, datasets, strict=True):
         part = table[table["dataset"] == dataset]
-        steps = sorted(set(part["step"]))
-        for axes, step in zip(row, (steps[0], steps[-1]), strict=True):
+        for axes, step in zip(row, (part["step"].min(), part["step"].max()), strict=True):
             image = _matrix(axes, part[part["step"] == step])
         row[1].tick_params(labelleft=False)
         row[0].set_ylabel(f"{style.dataset_heading(dataset)}\ntext of class")
@@ -143,14 +143,13 @@ def draw_similarity(table: pd.DataFrame) -> Figure:
     bar = figure.colorbar(image, ax=grid, label="cosine similarity", shrink=0.9 / len(datasets), aspect=18)
     bar.outline.set_visible(False)
     classes = table.groupby("dataset", sort=False)["text_class"].nunique()
-    counts = table.groupby("dataset", sort=False)["cases"].first()
     style.caption(
         figure,
         f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: cosine similarity of the global "
         "text vector of each class (row; its texts have the weights of the global alignment) and the visual "
         "vector of each class (column), in the shared space, before training and after the last step. "
-        f"N = {_listed(classes)} classes; means over the centre crops of n = {_listed(counts)} validation "
-        "cases. Above each panel: mean of the diagonal (same class) and of all other cells.",
+        f"N = {', '.join(map(str, classes))} classes; means over the centre crops of n = {_cases(table)} "
+        "validation cases. Above each panel: mean of the diagonal (same class) and of all other cells.",
     )
     return figure
 
@@ -190,8 +189,9 @@ def _when(step: int) -> str:
     return f"After step {step}" if step else "Before training"
 
 
-def _listed(counts: pd.Series) -> str:
-    return ", ".join(map(str, counts))
+def _cases(table: pd.DataFrame) -> str:
+    """The number of cases of each data set."""
+    return ", ".join(map(str, table.groupby("dataset", sort=False)["cases"].first()))
 
 
 def draw_embedding_map(table: pd.DataFrame) -> Figure:
@@ -204,7 +204,8 @@ def draw_embedding_map(table: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(datasets), columns + 1, squeeze=False, **ratios)
     for row, dataset in zip(grid, datasets, strict=True):
         part = table[table["dataset"] == dataset]
-        shown = _shown_steps(part)
+        steps = sorted(set(part["step"]))
+        shown = [steps[int(i)] for i in np.linspace(0, len(steps) - 1, min(PANELS, len(steps)))]
         for axes, step in zip(row, shown, strict=False):
             _map(axes, part, step)
         for axes in row[len(shown) :]:
@@ -214,14 +215,21 @@ def draw_embedding_map(table: pd.DataFrame) -> Figure:
         shares = part.iloc[0]
         row[0].set_ylabel(f"{dataset_title(dataset)}\nPC 2 ({100 * shares['share_y']:.0f} % of variance)")
         row[(columns - 1) // 2].set_xlabel(f"PC 1 ({100 * shares['share_x']:.0f} % of variance)")
-        row[-1].legend(handles=_class_legend(part), loc="center left", **LEGEND)
-    style.caption(figure, _map_caption(table))
+        entries = [
+            Line2D([], [], marker="D", ls="", ms=4, color=style.class_colour(n), label=f"{n + 1}  {name}")
+            for n, name in enumerate(part["class"].unique())
+        ]
+        row[-1].legend(handles=entries, loc="center left", **LEGEND)
+    kinds = table[table["concept"] != ""]["concept"].nunique()
+    style.caption(
+        figure,
+        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: the shared space of texts and "
+        "images. Vectors have length 1 and are projected on the first two principal components of all "
+        "snapshots of a data set. Diamonds: visual vector of each class; dashed lines: its path since the "
+        f"first snapshot; dots, connected to it: its {kinds} texts. Means over the centre crops of n = "
+        f"{_cases(table)} validation cases.",
+    )
     return figure
-
-
-def _shown_steps(part: pd.DataFrame) -> list[int]:
-    steps = sorted(set(part["step"]))
-    return [steps[int(i)] for i in np.linspace(0, len(steps) - 1, min(PANELS, len(steps)))]
 
 
 def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
@@ -244,36 +252,9 @@ def _map(axes: Axes, part: pd.DataFrame, step: int) -> None:
         if any(np.hypot(*(place - other)) < NEAR * extent for other in numbered):
             continue
         numbered.append(place)
-        axes.annotate(
-            str(number + 1),
-            place,
-            (3, 3),
-            textcoords="offset points",
-            fontsize=style.SMALL,
-            zorder=6,
-            path_effects=style.outline(colour="white"),
-        )
+        white = style.outline(colour="white")
+        style.note(axes, str(number + 1), place, (3, 3), zorder=6, path_effects=white)
     low, high = part[["x", "y"]].min(), part[["x", "y"]].max()
     middle, half = (low + high) / 2, 0.56 * (high - low).max()
     axes.set(xlim=(middle["x"] - half, middle["x"] + half), ylim=(middle["y"] - half, middle["y"] + half))
     axes.set(aspect="equal", title=_when(step))
-
-
-def _class_legend(part: pd.DataFrame) -> list[Line2D]:
-    names = enumerate(part["class"].unique(), start=1)
-    return [
-        Line2D([], [], marker="D", ls="", ms=4, color=style.class_colour(n - 1), label=f"{n}  {name}")
-        for n, name in names
-    ]
-
-
-def _map_caption(table: pd.DataFrame) -> str:
-    counts = table.groupby("dataset", sort=False)["cases"].first()
-    kinds = table[table["concept"] != ""]["concept"].nunique()
-    return (
-        f"{provenance(table)} {variant_title(table['variant'].iloc[0])}: the shared space of texts and "
-        "images. Vectors have length 1 and are projected on the first two principal components of all "
-        "snapshots of a data set. Diamonds: visual vector of each class; dashed lines: its path since the "
-        f"first snapshot; dots, connected to it: its {kinds} texts. Means over the centre crops of n = "
-        f"{_listed(counts)} validation cases."
-    )

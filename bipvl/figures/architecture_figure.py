@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.transforms import Bbox
 
 from bipvl.data.spec import dataset_title
 from bipvl.engine.variants import variant_title
@@ -29,53 +30,36 @@ COLOURS = {
 NO_DATA = "Structure only: no cohort, no seed."
 LANES = ("Text encoder", "Fusion", "Vision encoder", "Skips", "Decoder", "Objective")
 LINE = {"color": "#333333", "lw": 0.8, "solid_capstyle": "butt", "zorder": 1}
+Place = tuple[float, float]
 ARROW = {"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "shrinkA": 0, "shrinkB": 0, "lw": 0.8}
 
 
-@dataclass(frozen=True)
-class Box:
+def _box(x: float, y: float, width: float, height: float) -> Bbox:
     """A rectangle with its centre at (x, y), in inches."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-    @property
-    def left(self) -> float:
-        return self.x - self.width / 2
-
-    @property
-    def right(self) -> float:
-        return self.x + self.width / 2
-
-    @property
-    def bottom(self) -> float:
-        return self.y - self.height / 2
-
-    @property
-    def top(self) -> float:
-        return self.y + self.height / 2
-
-    def draw(self, axes: Axes, colour: str, *, frozen: bool = False) -> None:
-        """Draw a tinted rectangle with round corners; a frozen block has a dashed edge and no tint."""
-        tint = [1 - (1 - c) * (0.0 if frozen else 0.22) for c in to_rgb(colour)]
-        axes.add_patch(
-            FancyBboxPatch(
-                (self.left, self.bottom),
-                self.width,
-                self.height,
-                boxstyle="round,pad=0,rounding_size=0.04",
-                facecolor=tint,
-                edgecolor=colour,
-                linewidth=0.9,
-                linestyle=(0, (3, 2)) if frozen else "-",
-                zorder=2,
-            )
-        )
+    return Bbox.from_bounds(x - width / 2, y - height / 2, width, height)
 
 
-Place = tuple[float, float]
+def _centre(box: Bbox) -> Place:
+    return (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+
+
+def _draw(
+    axes: Axes, box: Bbox, colour: str, lines: Sequence[str], bold: int, *, frozen: bool = False
+) -> None:
+    """Draw a tinted rectangle with round corners and lines of text in it, the first ``bold`` ones bold.
+
+    A frozen block has a dashed edge and no tint.
+    """
+    tint = [1 - (1 - c) * (0.0 if frozen else 0.22) for c in to_rgb(colour)]
+    edge = {"edgecolor": colour, "linewidth": 0.9, "linestyle": (0, (3, 2)) if frozen else "-"}
+    corners = "round,pad=0,rounding_size=0.04"
+    patch = FancyBboxPatch(box.p0, box.width, box.height, corners, facecolor=tint, zorder=2, **edge)
+    axes.add_patch(patch)
+    (x, y), pitch = _centre(box), 0.125
+    for number, line in enumerate(lines):
+        above = pitch * ((len(lines) - 1) / 2 - number)
+        look = {"fontsize": style.SMALL, "weight": "bold" if number < bold else "normal", "zorder": 3}
+        axes.text(x, y + above, line, ha="center", va="center", **look)
 
 
 def _arrow(axes: Axes, path: Sequence[Place], *, dashed: bool = False) -> None:
@@ -85,15 +69,6 @@ def _arrow(axes: Axes, path: Sequence[Place], *, dashed: bool = False) -> None:
         axes.plot(*zip(*path[:-1], strict=True), **LINE | dash)
     arrow = ARROW | {"color": LINE["color"]} | dash
     axes.annotate("", path[-1], path[-2], arrowprops=arrow, zorder=1)
-
-
-def _write(axes: Axes, box: Box, lines: Sequence[str], bold: int) -> None:
-    """Write lines of text in a box; the first ``bold`` lines are bold."""
-    pitch = 0.125
-    for number, line in enumerate(lines):
-        y = box.y + pitch * ((len(lines) - 1) / 2 - number)
-        weight = "bold" if number < bold else "normal"
-        axes.text(box.x, y, line, ha="center", va="center", fontsize=style.SMALL, weight=weight, zorder=3)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -123,44 +98,43 @@ def draw_architecture(table: pd.DataFrame) -> Figure:
     boxes = {}
     for block in table.itertuples():
         place = MARGIN + PITCH * (block.column + 0.5), ROW * (rows - block.row - 0.5)
-        boxes[block.id] = Box(*place, 0.81, 0.56)
-        _block(axes, boxes[block.id], block)
+        boxes[block.id] = _box(*place, 0.81, 0.56)
+        title = textwrap.wrap(block.title, 13)
+        lines = filter(
+            None, [*title, block.detail, *map(_compact, block.shape.split("; ")), _amount_of(block)]
+        )
+        frozen = block.state == "frozen"
+        _draw(axes, boxes[block.id], COLOURS[block.kind], list(lines), len(title), frozen=frozen)
     look = {"rotation": 90, "va": "center", "ha": "center", "fontsize": style.SMALL, "color": "#444444"}
     for row, lane in enumerate(LANES[:rows]):
         axes.text(0.14, ROW * (rows - row - 0.5), lane.replace(" ", "\n"), **look)
     pairs = [(b.id, target) for b in table.itertuples() for target in b.feeds.split(";") if target]
     for source, target in pairs:
         _connect(axes, boxes[source], boxes[target], mutual=(target, source) in pairs)
-    style.caption(figure, _architecture_caption(table))
+    _architecture_caption(figure, table)
     return figure
 
 
-def _block(axes: Axes, box: Box, block: Any) -> None:
-    frozen = block.state == "frozen"
-    box.draw(axes, COLOURS[block.kind], frozen=frozen)
-    title = textwrap.wrap(block.title, 13)
-    lines = [*title, block.detail, *map(_compact, block.shape.split("; "))]
-    if block.kind == "loss":
-        lines.append("learnt weight" if block.parameters else "")
-    elif block.parameters:
-        lines.append(_amount(block.parameters))
-    _write(axes, box, [line for line in lines if line], bold=len(title))
+def _amount_of(block: Any) -> str:
+    """The line about a block's parameters."""
+    if not block.parameters:
+        return ""
+    return "learnt weight" if block.kind == "loss" else _amount(block.parameters)
 
 
-def _connect(axes: Axes, source: Box, target: Box, *, mutual: bool) -> None:
+def _connect(axes: Axes, source: Bbox, target: Bbox, *, mutual: bool) -> None:
     """Draw an arrow: straight within a column and to a neighbouring column, else below all boxes."""
-    if source.x == target.x:
-        down = target.y < source.y
-        x = source.x + (0 if not mutual else -0.13 if down else 0.13)
-        _arrow(axes, [(x, source.bottom if down else source.top), (x, target.top if down else target.bottom)])
-    elif abs(source.x - target.x) < 1.5 * PITCH:
-        right = target.x > source.x
-        ends = (source.right, target.left) if right else (source.left, target.right)
-        _arrow(axes, [(x, source.y) for x in ends])
+    (x, y), (target_x, target_y) = _centre(source), _centre(target)
+    if x == target_x:
+        down = target_y < y
+        x += 0 if not mutual else -0.13 if down else 0.13
+        _arrow(axes, [(x, source.y0 if down else source.y1), (x, target.y1 if down else target.y0)])
+    elif abs(x - target_x) < 1.5 * PITCH:
+        ends = (source.x1, target.x0) if target_x > x else (source.x0, target.x1)
+        _arrow(axes, [(end, y) for end in ends])
     else:
-        y = source.bottom - 0.1
-        path = [(source.x, source.bottom), (source.x, y), (target.x, y), (target.x, target.bottom)]
-        _arrow(axes, path, dashed=True)
+        below = source.y0 - 0.1
+        _arrow(axes, [(x, source.y0), (x, below), (target_x, below), (target_x, target.y0)], dashed=True)
 
 
 def _compact(shape: str) -> str:
@@ -175,13 +149,14 @@ def _amount(number: int) -> str:
     return str(number)
 
 
-def _architecture_caption(table: pd.DataFrame) -> str:
+def _architecture_caption(figure: Figure, table: pd.DataFrame) -> None:
     facts, count = table.iloc[0], table["parameters"]
     fused, frozen = (table["kind"] == "fusion").any(), (table["state"] == "frozen").any()
     trained = f"{_amount(count[table['state'] == 'trained'].sum())} trained; dashed boxes are frozen"
     deviations = facts["deviations"].replace("_", " ").replace(";", ", ")
     where = ", but not in the decoder" if "unfused" in deviations else ""
-    sentences = [
+    style.caption(
+        figure,
         f"{variant_title(facts['variant'])}, profile {facts['profile']}, {dataset_title(facts['dataset'])}, "
         f"crops of {_compact(facts['crop'])} voxels. {NO_DATA}",
         "Each box shows the size of its output (images: channels × grid; texts: classes × tokens × width"
@@ -191,8 +166,7 @@ def _architecture_caption(table: pd.DataFrame) -> str:
         "Dashed arrow: a target without gradient." if "class_embedding" in set(table["id"]) else "",
         f"Deviations from the paper: {deviations} (see bipvl/model/deviations.py)." if deviations else "",
         facts["note"],
-    ]
-    return " ".join(filter(None, sentences))
+    )
 
 
 STEP, SIDE = 2.75, 0.42
@@ -205,16 +179,12 @@ NORM, GAP = 0.14, 0.06
 class Step:
     """A step of BiFusion with its position: its box, and the box of its sum or norm if it has one."""
 
-    box: Box
-    end: Box | None
+    box: Bbox
+    end: Bbox | None
 
     @property
-    def top(self) -> float:
-        return max(b.top for b in (self.box, self.end) if b)
-
-    @property
-    def bottom(self) -> float:
-        return min(b.bottom for b in (self.box, self.end) if b)
+    def whole(self) -> Bbox:
+        return Bbox.union([self.box, self.end or self.box])
 
 
 def draw_bifusion(table: pd.DataFrame) -> Figure:
@@ -231,7 +201,7 @@ def draw_bifusion(table: pd.DataFrame) -> Figure:
         if row.added:
             near = row.id in table.set_index("id")["feeds"][row.added].split(";")
             _add(axes, steps[row.added], steps[row.id], near)
-    style.caption(figure, _bifusion_caption(table))
+    _bifusion_caption(figure, table)
     return figure
 
 
@@ -245,51 +215,50 @@ def _place(row: Any, x: float, top: float) -> Step:
     """Place a step below ``top``. Its sum or norm is drawn below its box, that of an output above it."""
     height, ended = 0.33 if row.norm else 0.2, bool(row.norm or row.added)
     above = ended and row.kind == "output"
-    box = Box(x, top - GAP - height / 2 - above * (NORM + GAP), STEP, height)
-    y = box.top + GAP + NORM / 2 if above else box.bottom - GAP - NORM / 2
-    return Step(box, Box(x, y, 1.0, NORM) if ended else None)
+    box = _box(x, top - GAP - height / 2 - above * (NORM + GAP), STEP, height)
+    y = box.y1 + GAP + NORM / 2 if above else box.y0 - GAP - NORM / 2
+    return Step(box, _box(x, y, 1.0, NORM) if ended else None)
 
 
 def _draw_step(axes: Axes, step: Step, row: Any) -> None:
-    step.box.draw(axes, COLOURS[row.lane if row.kind == "step" else "input"])
     title = f"{row.title} · {_amount(row.parameters)}" if row.parameters else row.title
     lines = [title, row.detail] if row.norm else [", ".join(filter(None, (title, row.detail)))]
-    _write(axes, step.box, lines, bold=1)
+    _draw(axes, step.box, COLOURS[row.lane if row.kind == "step" else "input"], lines, bold=1)
     if step.end:
         words = ["add"] * bool(row.added) + ["LayerNorm"] * row.norm
-        step.end.draw(axes, COLOURS["fusion"])
-        _write(axes, step.end, [", ".join(words)], bold=0)
-        upper, lower = sorted((step.box, step.end), key=lambda box: -box.y)
-        axes.plot([step.box.x] * 2, [upper.bottom, lower.top], **LINE)
+        _draw(axes, step.end, COLOURS["fusion"], [", ".join(words)], bold=0)
+        upper, lower = sorted((step.box, step.end), key=lambda box: -box.y0)
+        axes.plot([_centre(step.box)[0]] * 2, [upper.y0, lower.y1], **LINE)
 
 
 def _feed(axes: Axes, source: Step, target: Step) -> None:
     """Draw an arrow straight down within a lane, or down and across to the other lane."""
-    x, other = source.box.x, target.box
-    if x == other.x:
-        _arrow(axes, [(x, source.bottom), (x, target.top)])
+    x, (other_x, other_y) = _centre(source.box)[0], _centre(target.box)
+    start = x, source.whole.y0
+    if x == other_x:
+        _arrow(axes, [start, (x, target.whole.y1)])
     else:
-        side = other.left if x < other.x else other.right
-        _arrow(axes, [(x, source.bottom), (x, other.y), (side, other.y)])
+        side = target.box.x0 if x < other_x else target.box.x1
+        _arrow(axes, [start, (x, other_y), (side, other_y)])
 
 
 def _add(axes: Axes, source: Step, target: Step, near: bool) -> None:
     """Draw a residual connection around the step that reads it, or (not near) around all steps between."""
-    x, outwards = target.box.x, -1 if target.box.x < style.WIDTH / 2 else 1
-    side = x + outwards * (STEP / 2 + (0.14 if near else 0.3))
-    start = target.top + 1.4 * GAP if near else source.bottom - 0.6 * GAP
-    edge = target.end.left if outwards < 0 else target.end.right
-    _arrow(axes, [(x, start), (side, start), (side, target.end.y), (edge, target.end.y)])
+    x, y = _centre(target.end)
+    left = x < style.WIDTH / 2
+    side = x + (-1 if left else 1) * (STEP / 2 + (0.14 if near else 0.3))
+    start = target.whole.y1 + 1.4 * GAP if near else source.whole.y0 - 0.6 * GAP
+    _arrow(axes, [(x, start), (side, start), (side, y), (target.end.x0 if left else target.end.x1, y)])
 
 
-def _bifusion_caption(table: pd.DataFrame) -> str:
+def _bifusion_caption(figure: Figure, table: pd.DataFrame) -> None:
     facts, lanes = table.iloc[0], set(table.loc[table["kind"] == "output", "lane"])
     unread = [lane for lane in ("text", "image") if lane not in lanes]
-    sentences = [
+    style.caption(
+        figure,
         f"{variant_title(facts['variant'])}, profile {facts['profile']}: BiFusion at stage {facts['stage']}, "
         f"{_amount(table['parameters'].sum())} parameters. {NO_DATA}",
         "T, V: current text and image tokens; E: the text at the entry of the first layer, added as a "
         "positional prompt.",
         f"The {unread[0]} tokens pass the block unchanged." if unread else "",
-    ]
-    return " ".join(filter(None, sentences))
+    )

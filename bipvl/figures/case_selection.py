@@ -1,16 +1,12 @@
 """Choose the test cases that figures show: by a rule, not by eye."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from bipvl.analysis.statistics import case_means, class_values, median_case, read_runs
 from bipvl.common.errors import BipvlError
-from bipvl.data.layouts import Case, list_cases
+from bipvl.data.layouts import Case, list_cases, read_json
 from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.engine.variants import variant_title
 
@@ -44,9 +40,9 @@ def median_cases(folders: Mapping[str, Sequence[Path]], data_root: str | Path) -
         BipvlError: the data lack the case, or a prediction is missing.
     """
     shown = []
-    for group in folders.values():
+    for dataset, group in folders.items():
         runs = _first_seeds(group)
-        first, means = next(iter(runs)), case_means(_scores([*runs.values()]))
+        first, means = next(iter(runs)), case_means(read_runs({dataset: [*runs.values()]}))
         of_first = means[means["variant"] == first]
         case_id = median_case(of_first)
         dice = means[means["case"] == case_id].set_index("variant")["value"].to_dict()
@@ -74,8 +70,8 @@ def worst_cases(
     runs = {dataset: _first_seeds(group) for dataset, group in folders.items()}
     variant = next(iter(next(iter(runs.values()))))
     chosen = {dataset: found[variant] for dataset, found in runs.items() if variant in found}
-    scores = pd.concat([_scores([folder]) for folder in chosen.values()])
-    scores = scores[scores["variant"] == variant]
+    scores = read_runs({dataset: [folder] for dataset, folder in chosen.items()})
+    scores = scores[scores["variant"] == variant]  # without the mean atlas
     means, classes = case_means(scores), class_values(scores)
     some = f"the {count} of {len(means)} test cases of the study with the lowest Dice"
     rule = some if len(means) > count else f"all {len(means)} test cases of the study by the Dice"
@@ -84,14 +80,9 @@ def worst_cases(
     for row in means.sort_values(["value", "case", "dataset"]).head(count).itertuples():
         of_case = classes[(classes["dataset"] == row.dataset) & (classes["case"] == row.case)]
         lowest = of_case[of_case["value"] == of_case["value"].min()]
-        origin = {
-            "seeds": row.seeds,
-            "cases": len(means),
-            "rule": rule,
-            "worst_class": lowest["class"].iloc[0],
-            "worst_dice": lowest["value"].iloc[0],
-            "worst_count": len(lowest),
-        }
+        origin = {"seeds": row.seeds, "cases": len(means), "rule": rule}
+        origin |= {"worst_class": lowest["class"].iloc[0], "worst_dice": lowest["value"].iloc[0]}
+        origin |= {"worst_count": len(lowest)}
         run = {variant: chosen[row.dataset]}
         shown.append(_shown(run, row.case, data_root, origin, {variant: row.value}))
     return shown
@@ -101,17 +92,9 @@ def _first_seeds(folders: Sequence[Path]) -> dict[str, Path]:
     """The folder of each variant's first run, by the variant's name in tables."""
     found: dict[str, Path] = {}
     for folder in folders:
-        config = _config(folder)
+        config = read_json(folder / "config.json")
         found.setdefault(config.get("title", config["variant"]), folder)
     return found
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-
-
-def _scores(folders: Sequence[Path]) -> pd.DataFrame:
-    return read_runs({folders[0].parents[1].name: folders})
 
 
 def _shown(
@@ -122,7 +105,7 @@ def _shown(
     dice: Mapping[str, float],
 ) -> ShownCase:
     """A case with the predictions of runs, by variant."""
-    config = _config(next(iter(runs.values())))
+    config = read_json(next(iter(runs.values())) / "config.json")
     spec = load_spec(config["dataset"])
     cases = {case.id: case for case in list_cases(spec, data_root)}
     if case_id not in cases:
@@ -138,7 +121,7 @@ def _shown(
 
 def _prediction(folder: Path, spec: DatasetSpec, case_id: str) -> Prediction:
     """A run's label map of a case, or that of another tool (``bipvl.analysis.external``)."""
-    other, codes = _config(folder).get("external"), None
+    other, codes = read_json(folder / "config.json").get("external"), None
     masks, fix = folder / "predictions", f"write it again with: bipvl evaluate {folder}"
     if other:
         masks, fix = Path(other["folder"]), "restore it, or remove its tool from the study"

@@ -97,7 +97,11 @@ def draw_training_curves(table: pd.DataFrame) -> Figure:
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     rates.yaxis.get_offset_text().set_fontsize(style.SMALL)
     figure.align_ylabels(grid[:, 0])
-    figure.legend(handles=_legend(variants, terms, logs), loc="outside upper center", ncols=4)
+    colours = style.variant_colours(variants)
+    entries = [(variant_title(variant), colours[variant]) for variant in variants]
+    entries += [look for term, look in TERMS.items() if term in terms or LOG + term in logs]
+    handles = [Line2D([], [], color=colour, lw=2, label=label) for label, colour in entries]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
     widths = table[table["term"] == "total"].groupby(["dataset", "variant", "seeds"])["step"].agg(_spacing)
     windows = " to ".join(f"{w:.0f}" for w in sorted({widths.min().round(), widths.max().round()}))
     style.caption(
@@ -127,12 +131,3 @@ def _curves(axes: Axes, table: pd.DataFrame, names: list[str], variants: list[st
             axes.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.18, lw=0)
     axes.grid()
     axes.margins(x=0.02)
-
-
-def _legend(variants: list[str], terms: list[str], logs: list[str]) -> list[Line2D]:
-    colours = style.variant_colours(variants)
-    shown = [term for term in TERMS if term in terms or LOG + term in logs]
-    return [
-        *(Line2D([], [], color=colours[v], lw=2, label=variant_title(v)) for v in variants),
-        *(Line2D([], [], color=TERMS[t][1], lw=2, label=TERMS[t][0]) for t in shown),
-    ]

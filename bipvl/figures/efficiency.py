@@ -29,33 +29,38 @@ def draw_efficiency(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(style.WIDTH, 6.6))
     grid = figure.subplots(2, 2, sharey=True)
     for axes, (column, (label, unit)) in zip(grid.flat, COSTS.items(), strict=True):
-        _panel(axes, table["dice"], table[column] / unit, table)
+        _panel(axes, table[column] / unit, table)
         axes.set_xlabel(label)
     for axes in grid[:, 0]:
         axes.set_ylabel("Dice (mean over classes)")
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=2)
+    meaning = {"o": "reads the image only", "D": "reads image and prompts"}
+    handles = [
+        Line2D([], [], ls="", marker=marker, ms=4.5, color=OTHERS, label=text)
+        for marker, text in meaning.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     title = f"{dataset_title(table['dataset'].iloc[0])}, n = {table['cases'].iloc[0]} test cases"
     grid[0, 0].set_title(title, loc="left")
+    machines = {machine for text in table["machine"] for machine in text.split("; ")}
     style.caption(
         figure,
         f"{provenance(table)} Each point is a variant: mean Dice over test cases on the scan's own grid, "
         "with 95 % bootstrap interval (BCa). Operations are counted (one multiply-add is two). Seconds "
         "cover the whole evaluation, from file to scores, possibly while other jobs were running. Memory "
-        f"is that of the whole process. Measured on: {_machines(table)}.",
+        f"is that of the whole process. Measured on: {'; '.join(sorted(machines))}.",
     )
     figure.draw_without_rendering()  # the labels need the final layout
-    for axes, column in zip(grid.flat, COSTS, strict=True):
-        names = [variant_title(v) for v in table["variant"]]
-        colours = [_colour(v) for v in table["variant"]]
-        place_labels(axes, table[column] / COSTS[column][1], table["dice"], names, colours)
+    labels = [*map(variant_title, table["variant"])], [*map(_colour, table["variant"])]
+    for axes, (column, (_, unit)) in zip(grid.flat, COSTS.items(), strict=True):
+        place_labels(axes, table[column] / unit, table["dice"], *labels)
     return figure
 
 
-def _panel(axes: Axes, dice: pd.Series, cost: pd.Series, table: pd.DataFrame) -> None:
-    for x, y, row in zip(cost, dice, table.itertuples(), strict=True):
+def _panel(axes: Axes, cost: pd.Series, table: pd.DataFrame) -> None:
+    for x, row in zip(cost, table.itertuples(), strict=True):
         if np.isfinite(row.low):
             axes.plot([x, x], [row.low, row.high], color="#dcdcdc", lw=0.8, zorder=1)
-        axes.plot(x, y, "D" if row.language else "o", ms=4.5, color=_colour(row.variant), zorder=3)
+        axes.plot(x, row.dice, "D" if row.language else "o", ms=4.5, color=_colour(row.variant), zorder=3)
     axes.set_xscale("log")
     widest = max(cost.max() / cost.min(), 2) ** 0.12
     axes.set_xlim(cost.min() / widest, cost.max() * widest)
@@ -69,15 +74,3 @@ def _panel(axes: Axes, dice: pd.Series, cost: pd.Series, table: pd.DataFrame) ->
 
 def _colour(variant: str) -> str:
     return style.VARIANT_COLOURS.get(variant, OTHERS)
-
-
-def _legend() -> list[Line2D]:
-    shared = {"ls": "", "ms": 4.5, "color": OTHERS}
-    return [
-        Line2D([], [], marker="o", label="reads the image only", **shared),
-        Line2D([], [], marker="D", label="reads image and prompts", **shared),
-    ]
-
-
-def _machines(table: pd.DataFrame) -> str:
-    return "; ".join(sorted({machine for text in table["machine"] for machine in text.split("; ")}))

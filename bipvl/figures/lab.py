@@ -1,7 +1,8 @@
 """The figure of the prompt lab: what each edit of a text changes in mask, word attention and similarities."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,8 @@ def draw_prompt_lab(table: pd.DataFrame) -> Figure:
     widths = [1.45, *[1] * (1 + len(stages)), 1.6]
     grid = figure.subplots(len(answers), len(widths), squeeze=False, width_ratios=widths)
     norm = share_norm(np.stack([data.masks[s] for data in answers for s in stages if s in data.masks]))
-    limits = _limits(answers)
+    values = np.concatenate([_values(data) for data in answers])
+    limits = min(0.0, values.min() - 0.05), max(0.0, values.max() + 0.05)
     for row, data in zip(grid, answers, strict=True):
         _describe(row[0], data)
         panels.show(row[1], data, data.masks["prediction"])
@@ -47,7 +49,7 @@ def draw_prompt_lab(table: pd.DataFrame) -> Figure:
     names = answers[0].texts("classes")
     entries = panels.patches(names, range(1, len(names) + 1), width=99)
     figure.legend(handles=entries, loc="outside upper center", ncols=4, **panels.LEGEND)
-    style.caption(figure, _caption(table, answers[0]))
+    _caption(figure, table, answers[0].facts)
     return figure
 
 
@@ -96,11 +98,6 @@ def _values(data: SliceData) -> np.ndarray:
     return np.array([value for name, value in data.facts.items() if name.startswith("similarity_")])
 
 
-def _limits(answers: Sequence[SliceData]) -> tuple[float, float]:
-    values = np.concatenate([_values(data) for data in answers])
-    return min(0.0, values.min() - 0.05), max(0.0, values.max() + 0.05)
-
-
 def _titles(row: Sequence[Axes], stages: Sequence[str], answers: Sequence[SliceData]) -> None:
     facts = next(data.facts for data in answers if stages[0] in data.masks)
     row[0].set_title(facts["concept"], loc="left")
@@ -111,16 +108,18 @@ def _titles(row: Sequence[Axes], stages: Sequence[str], answers: Sequence[SliceD
     row[-1].set_title("Similarity with\neach class (cosine)")
 
 
-def _caption(table: pd.DataFrame, data: SliceData) -> str:
-    facts = data.facts
+def _caption(figure: Figure, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
     edited = facts["class"]
-    return (
-        f"{provenance(table.dropna(subset=['dataset']))} {variant_title(facts['variant'])} on "
+    style.caption(
+        figure,
+        provenance(table.dropna(subset=["dataset"])),
+        f"{variant_title(facts['variant'])} on "
         f"{dataset_title(facts['dataset'])}, case {facts['case']} (n = 1): a window of {facts['window']} "
         f"voxels around the class {edited}, its axial slice with most of it (white: truth; R: patient's "
         f"right). Each row edits only the {facts['concept']} of this class's prompt. Changed: voxels of the "
         f"window whose classes differ from the first row; Dice: of {edited} in the window. "
         f"“{facts['word']}”: where this word looks in the last layer of a stage's fusion, mean over heads. "
         "Similarity: cosine of the class's global text vector with each class's visual vector in the window "
-        f"(black lines: the first row; black edge: the class itself).{panels.channel_sentence(facts)}"
+        f"(black lines: the first row; black edge: the class itself).",
+        panels.channel_sentence(facts),
     )

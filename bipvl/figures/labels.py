@@ -1,13 +1,12 @@
 """Place names beside points so that no name covers another name or a point.
 
-The library adjustText was tried instead: where points are dense, its labels cover markers and each other.
+The placement is our own because matplotlib has none that avoids overlaps.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.text import Annotation
 
 from bipvl.figures import style
 
@@ -29,7 +28,9 @@ def place_labels(
     points = axes.transData.transform(np.column_stack([x, y]))
     taken = np.stack([points - SIZE * pixel, points + SIZE * pixel], 1)
     for i in _crowded_first(points):
-        label = _annotate(axes, (x[i], y[i]), names[i], colours[i])
+        look = {"color": colours[i], "path_effects": style.outline(2, "white"), "zorder": 4}
+        label = style.note(axes, names[i], (x[i], y[i]), (0, 0), ha="left", va="bottom", **look)
+        label.set_in_layout(False)  # a label must not change the layout that it was placed in
         boxes = points[i] + pixel * _offsets(np.array(label.get_window_extent().size) / pixel)
         overlap = _overlaps(boxes, np.delete(taken, i, 0)).sum(1)
         outside = np.prod(boxes[:, 1] - boxes[:, 0], 1) - _overlaps(boxes, axes.bbox.get_points()[None])[:, 0]
@@ -37,8 +38,8 @@ def place_labels(
         label.set_position(((boxes[best, 0] - points[i]) / pixel).tolist())
         if best >= len(ANGLES):
             nearest = (np.clip(points[i], *boxes[best]) - points[i]) / pixel
-            look = {"arrowstyle": "-", "color": colours[i], "lw": 0.4, "shrinkA": 0, "shrinkB": 3}
-            line = axes.annotate("", (x[i], y[i]), nearest, textcoords="offset points", arrowprops=look)
+            stroke = {"arrowstyle": "-", "color": colours[i], "lw": 0.4, "shrinkA": 0, "shrinkB": 3}
+            line = style.note(axes, "", (x[i], y[i]), nearest, arrowprops=stroke)
             line.set_in_layout(False)
         taken = np.concatenate([taken, boxes[[best]]])
 
@@ -62,20 +63,3 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(boxes[:, None, 0], others[:, 0])
     high = np.minimum(boxes[:, None, 1], others[:, 1])
     return np.clip(high - low, 0, None).prod(-1)
-
-
-def _annotate(axes: Axes, point: tuple[float, float], name: str, colour: str) -> Annotation:
-    label = axes.annotate(
-        name,
-        point,
-        (0, 0),
-        textcoords="offset points",
-        ha="left",
-        va="bottom",
-        fontsize=style.SMALL,
-        color=colour,
-        path_effects=style.outline(2, "white"),
-        zorder=4,
-    )
-    label.set_in_layout(False)  # a label must not change the layout that it was placed in
-    return label

@@ -113,7 +113,7 @@ def orient(axes: Axes) -> None:
     x, y = 0.46 * np.ptp(axes.get_xlim()), 0.46 * np.ptp(axes.get_ylim())
     bar = {"lw": 1.5, "path_effects": style.outline(2.5), "solid_capstyle": "butt"}
     axes.plot([x - 50, x], [y, y], color="white", **bar)
-    axes.annotate("50 mm", (x, y), (0, 2), textcoords="offset points", ha="right", va="bottom", **ON_IMAGE)
+    style.note(axes, "50 mm", (x, y), (0, 2), ha="right", va="bottom", **ON_IMAGE)
 
 
 def name_row(axes: Axes, facts: Mapping[str, str | float]) -> None:
@@ -128,8 +128,8 @@ def empty(axes: Axes, why: str) -> None:
 
 
 def channel_sentence(facts: Mapping[str, str | float]) -> str:
-    """The caption's sentence about the channel shown, for images of several channels; begins with a space."""
-    return "" if facts["channel"] in ("CT", "MR") else f" Channel shown: {facts['channel']}."
+    """The caption's sentence about the channel shown, for images of several channels, else empty."""
+    return "" if facts["channel"] in ("CT", "MR") else f"Channel shown: {facts['channel']}."
 
 
 def patch(number: int, text: str) -> Patch:
@@ -150,33 +150,45 @@ def panel_width(columns: int, text: float = TEXT) -> float:
 
 
 def rows_figure(
-    heights: Sequence[float], columns: int, *, text: float = TEXT, below: Sequence[float] = ()
+    heights: Sequence[float], titles: Sequence[str], *, text: float = TEXT, below: Sequence[float] = ()
 ) -> tuple[Figure, np.ndarray, list[Axes]]:
     """Make a figure of rows of panels, with axes for text at the end of each row.
 
     Args:
         heights: heights of the rows, inches.
+        titles: one per column of panels.
         text: width of the text at the end of a row, as a share of the width of all its panels.
         below: heights of axes for text below all rows, inches.
 
     Returns:
-        The figure, the rows' axes (rows × ``columns`` + 1), the axes below.
+        The figure, the axes of the rows (rows × (titles + 1)), and the axes below.
     """
     figure = Figure(figsize=(style.WIDTH, sum(heights) + sum(below) + 0.85))
     figure.get_layout_engine().set(**TIGHT)
+    columns = len(titles)
     ratios = {"width_ratios": [*[1] * columns, text * columns], "height_ratios": [*heights, *below]}
     grid = figure.add_gridspec(len(heights) + len(below), columns + 1, **ratios)
     rows = [[figure.add_subplot(grid[r, c]) for c in range(columns + 1)] for r in range(len(heights))]
     bottom = [figure.add_subplot(grid[len(heights) + r, :]) for r in range(len(below))]
-    for axes in rows[0]:
+    for axes, title in zip(rows[0], [*titles, ""], strict=True):
+        axes.set_title(title)
         axes.set_anchor("N")  # otherwise the layout reserves the room above a title twice
     for axes in [*(row[-1] for row in rows), *bottom]:
         axes.set_axis_off()
     return figure, np.array(rows), bottom
 
 
-def legend_rows(aspects: Sequence[float], columns: int, legends: Sequence[Sequence[Patch]]) -> list[float]:
-    """Heights of rows, inches, that fit their panels (height / width) and their legends."""
+def legend_figure(
+    aspects: Sequence[float], titles: Sequence[str], legends: Sequence[Sequence[Patch]]
+) -> tuple[Figure, np.ndarray]:
+    """Make a figure of rows with a legend at the end of each: the figure, and the axes of its panels.
+
+    Rows fit their panels (``aspects``: height / width) and their legends.
+    """
     lines = [sum(1 + entry.get_label().count("\n") for entry in legend) for legend in legends]
-    panel = panel_width(columns)
-    return [max(panel * aspect, LINE * (n + 0.5)) for aspect, n in zip(aspects, lines, strict=True)]
+    panel = panel_width(len(titles))
+    heights = [max(panel * aspect, LINE * (n + 0.5)) for aspect, n in zip(aspects, lines, strict=True)]
+    figure, grid, _ = rows_figure(heights, titles)
+    for axes, legend in zip(grid[:, -1], legends, strict=True):
+        axes.legend(handles=legend, loc="center left", **LEGEND)
+    return figure, grid[:, :-1]

@@ -49,23 +49,15 @@ def _panel(axes: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
     axes.plot(places.T, wide[variants].T.to_numpy(), color="#c8c8c8", lw=0.5, zorder=1)
     for place, variant in enumerate(variants):
         values = wide[variant]
-        axes.scatter(
-            place + jitter, values, s=14, facecolor="white", edgecolor=colours[variant], lw=0.8, zorder=2
-        )
+        look = {"s": 14, "facecolor": "white", "edgecolor": colours[variant], "lw": 0.8, "zorder": 2}
+        axes.scatter(place + jitter, values, **look)
         _mean(axes, place + 0.32, values.dropna(), colours[variant])
     if MEAN_ATLAS in wide:
         level = wide[MEAN_ATLAS].mean()
         axes.axhline(level, color=colours[MEAN_ATLAS], lw=1, ls=(0, (4, 2)), zorder=1)
         above = level < 0.1  # else the text would cover the names below the axis
-        axes.annotate(
-            f"mean atlas {level:.2f}",
-            (-0.45, level),
-            (0, 2 if above else -2),
-            textcoords="offset points",
-            va="bottom" if above else "top",
-            color="#555555",
-            fontsize=style.SMALL,
-        )
+        shift, va = (2, "bottom") if above else (-2, "top")
+        style.note(axes, f"mean atlas {level:.2f}", (-0.45, level), (0, shift), va=va, color="#555555")
     axes.set_xlim(-0.5, len(variants) - 0.5 + 0.15)
     axes.set_ylim(0, 1.05)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -84,19 +76,9 @@ def _mean(axes: Axes, place: float, values: pd.Series, colour: str) -> None:
     if np.isfinite(low):
         axes.plot([place, place], [low, high], color=colour, lw=1.2, zorder=3)
     axes.plot(place, mean, marker="D", ms=4.5, color=colour, zorder=4)
-    axes.annotate(
-        f"{mean:.2f}",
-        (place, high if np.isfinite(high) else mean),
-        (0, 4),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        color=colour,
-        fontsize=style.SMALL,
-        fontweight="bold",
-        path_effects=style.outline(2, "white"),
-        zorder=5,
-    )
+    look = {"fontweight": "bold", "path_effects": style.outline(2, "white"), "zorder": 5}
+    top = high if np.isfinite(high) else mean
+    style.note(axes, f"{mean:.2f}", (place, top), (0, 4), ha="center", va="bottom", color=colour, **look)
 
 
 def _networks(table: pd.DataFrame) -> list[str]:
@@ -115,7 +97,12 @@ def draw_class_dice(table: pd.DataFrame) -> Figure:
         for axes, dataset in zip(column, half, strict=True):
             _class_panel(axes, table[table["dataset"] == dataset], colours)
         column[-1].set_xlabel("Dice")
-    handles = [_legend_entry(variant, colour) for variant, colour in colours.items()]
+    bar, diamond = {"marker": "|", "ms": 9, "mew": 1.5}, {"marker": "D", "ms": 4.5}
+    titles = {variant: variant_title(variant) for variant in colours} | {MEAN_ATLAS: "Mean atlas (mean)"}
+    handles = [
+        Line2D([], [], ls="", color=colour, label=titles[v], **(bar if v == MEAN_ATLAS else diamond))
+        for v, colour in colours.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     style.caption(
         figure,
@@ -124,12 +111,6 @@ def draw_class_dice(table: pd.DataFrame) -> Figure:
         "the scan's own grid.",
     )
     return figure
-
-
-def _legend_entry(variant: str, colour: str) -> Line2D:
-    if variant == MEAN_ATLAS:
-        return Line2D([], [], ls="", marker="|", ms=9, mew=1.5, color=colour, label="Mean atlas (mean)")
-    return Line2D([], [], ls="", marker="D", ms=4.5, color=colour, label=variant_title(variant))
 
 
 def _two_columns(heights: pd.Series) -> list[list[str]]:
@@ -168,9 +149,8 @@ def _class_panel(axes: Axes, table: pd.DataFrame, colours: dict[str, str]) -> No
 
 def _lane(axes: Axes, place: float, values: np.ndarray, colour: str, lane: float) -> None:
     jitter = spread(len(values), 0.5 * lane)
-    axes.scatter(
-        values, place + jitter, s=7, facecolor="none", edgecolor=colour, lw=0.6, alpha=0.75, zorder=2
-    )
+    look = {"s": 7, "facecolor": "none", "edgecolor": colour, "lw": 0.6, "alpha": 0.75, "zorder": 2}
+    axes.scatter(values, place + jitter, **look)
     low, high = interval(values)
     if np.isfinite(low):
         axes.plot([low, high], [place, place], color=colour, lw=1.2, zorder=3)

@@ -1,8 +1,9 @@
 """Tables of pixels, so that a slice with its masks can be drawn without the scan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -124,7 +125,7 @@ def qualitative_table(folders: Mapping[str, Sequence[Path]], data_root: str | Pa
     Raises:
         BipvlError: the data lack the case, or a prediction is missing or does not fit it.
     """
-    return _slices(median_cases(folders, data_root))
+    return pd.concat([_shown_slice(case) for case in median_cases(folders, data_root)], ignore_index=True)
 
 
 def failures_table(
@@ -134,16 +135,13 @@ def failures_table(
 
     Args and Raises: as for ``qualitative_table``.
     """
-    return _slices(worst_cases(folders, data_root, count), worst=True)
+    cases = worst_cases(folders, data_root, count)
+    return pd.concat([_shown_slice(case, next(iter(case.predictions))) for case in cases], ignore_index=True)
 
 
-def _slices(cases: Sequence[ShownCase], *, worst: bool = False) -> pd.DataFrame:
-    parts = []
-    for c in cases:
-        first = next(iter(c.predictions)) if worst else None
-        shown = {"origin": c.origin, "predictions": c.predictions, "dice": c.dice}
-        parts.append(slice_table(c.spec, c.case, worst_of=first, **shown))
-    return pd.concat(parts, ignore_index=True)
+def _shown_slice(shown: ShownCase, worst_of: str | None = None) -> pd.DataFrame:
+    facts = {"origin": shown.origin, "predictions": shown.predictions, "dice": shown.dice}
+    return slice_table(shown.spec, shown.case, worst_of=worst_of, **facts)
 
 
 def samples_table(
@@ -191,22 +189,26 @@ def error_kinds(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
     These are 1 missed (only in the truth), 2 false (only in the prediction), 3 another class (in both).
     """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
     kinds = np.select([prediction == 0, truth == 0], [1, 2], 3)
     return np.where(truth == prediction, 0, kinds).astype(np.uint8)
 
 
 def read_slices(table: pd.DataFrame) -> list[SliceData]:
     """The slices of one or more concatenated ``pixel_table``s."""
-    first = table.columns.get_loc("row")
     slices = []
-    for _, part in table.groupby(table["dataset"].notna().cumsum(), sort=False):
+    for facts, part in read_parts(table, "row"):
         shape = int(part["row"].max()) + 1, int(part["pixel"].max()) + 1
-        layers = part.iloc[:, first + 2 :].dropna(axis=1)  # a variant without a run on this data set
+        layers = part.iloc[:, 2:].dropna(axis=1)  # a variant without a run on this data set
         pictures = {name: layer.to_numpy(int).reshape(shape) for name, layer in layers.items()}
-        facts = part.iloc[0, :first].dropna().to_dict()
         slices.append(SliceData(facts, pictures.pop("image"), pictures))
     return slices
+
+
+def read_parts(table: pd.DataFrame, first: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Split concatenated tables: the facts in each one's first row, and its columns from ``first`` on."""
+    column = table.columns.get_loc(first)
+    for _, part in table.groupby(table["dataset"].notna().cumsum(), sort=False):
+        yield part.iloc[0, :column].dropna().to_dict(), part.iloc[:, column:]
 
 
 def _canonical(path: Path) -> nib.Nifti1Image:
@@ -225,8 +227,5 @@ def grey_values(spec: DatasetSpec, volume: np.ndarray) -> np.ndarray:
 
 def _content(picture: np.ndarray) -> tuple[slice, slice]:
     """The box around all pixels that are not nearly black, with a margin; the whole picture if none is."""
-    lit = (np.flatnonzero((picture > 16).any(axis)) for axis in (1, 0))
-    rows, pixels = (
-        slice(max(0, where[0] - 3), where[-1] + 4) if where.size else slice(None) for where in lit
-    )
-    return rows, pixels
+    lit = [np.flatnonzero((picture > 16).any(axis)) for axis in (1, 0)]
+    return tuple(slice(max(0, at[0] - 3), at[-1] + 4) if at.size else slice(None) for at in lit)

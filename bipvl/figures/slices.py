@@ -33,31 +33,26 @@ IMAGE, TRUTH = Column("Image"), Column("Truth", "truth")
 
 def draw_qualitative(table: pd.DataFrame) -> Figure:
     """One row per slice: image, truth and each variant, with the classes at the right."""
-    slices = read_slices(table)
-    columns = [Column(variant_title(name), name) for name in _variants(slices)]
-    return _with_legends(table, slices, [IMAGE, TRUTH, *columns])
+    return _with_legends(table, errors=False)
 
 
 def draw_errors(table: pd.DataFrame) -> Figure:
     """Like ``draw_qualitative``, from its table, but with each variant's errors."""
-    slices = read_slices(table)
-    columns = [Column(variant_title(name), name, errors=True) for name in _variants(slices)]
-    figure = _with_legends(table, slices, [IMAGE, TRUTH, *columns])
+    figure = _with_legends(table, errors=True)
     _error_key(figure)
     return figure
 
 
-def _with_legends(table: pd.DataFrame, slices: Sequence[SliceData], columns: Sequence[Column]) -> Figure:
-    """Draw one row per slice, with its classes at the right."""
+def _with_legends(table: pd.DataFrame, *, errors: bool) -> Figure:
+    slices = read_slices(table)
+    variants = [Column(variant_title(name), name, errors=errors) for name in _variants(slices)]
+    columns = [IMAGE, TRUTH, *variants]
     entries = [panels.patches(data.texts("classes"), _shown(data)) for data in slices]
-    heights = panels.legend_rows([_aspect(data) for data in slices], len(columns), entries)
-    figure, grid, _ = panels.rows_figure(heights, len(columns))
+    figure, grid = panels.legend_figure([_aspect(s) for s in slices], [c.title for c in columns], entries)
     _fill(grid, slices, columns)
-    for axes, legend in zip(grid[:, -1], entries, strict=True):
-        axes.legend(handles=legend, loc="center left", **LEGEND)
     counts = ", ".join(s.facts["cases"] for s in slices)
     rule = f"{slices[0].facts['rule']} (n = {counts} test cases), the axial slice with most foreground"
-    style.caption(figure, _caption(table, slices, rule, errors=any(c.errors for c in columns)))
+    _caption(figure, table, slices, rule, errors=errors)
     return figure
 
 
@@ -74,25 +69,22 @@ def draw_failures(table: pd.DataFrame) -> Figure:
     across = {dataset: 3 if max(map(len, names[dataset])) > 24 else 5 for dataset in shown}
     below = [LINE * (1.8 - -len(shown[dataset]) // across[dataset]) for dataset in shown]
     heights = [panels.panel_width(len(columns), text=0.2) * _aspect(data) for data in slices]
-    figure, grid, bottom = panels.rows_figure(heights, len(columns), text=0.2, below=below)
-    _fill(grid, slices, columns)
+    figure, grid, bottom = panels.rows_figure(heights, [c.title for c in columns], text=0.2, below=below)
+    _fill(grid[:, :-1], slices, columns)
     for axes, data in zip(grid[:, -1], slices, strict=True):
-        axes.text(0.04, 0.5, _worst(data), va="center", transform=axes.transAxes, fontsize=style.SMALL)
+        more = int(data.facts["worst_count"]) - 1
+        name = data.facts["worst_class"] + (f" and {more} more" if more else "")
+        worst = ["worst class:", *textwrap.wrap(name, 25), f"Dice {data.facts['worst_dice']:.2f}"]
+        look = {"va": "center", "transform": axes.transAxes, "fontsize": style.SMALL}
+        axes.text(0.04, 0.5, "\n".join(worst), **look)
     for axes, dataset in zip(bottom, shown, strict=True):
         entries = panels.patches(names[dataset], shown[dataset], width=99)
         title = {"title": dataset_title(dataset), "title_fontsize": style.SMALL, "alignment": "left"}
         axes.legend(handles=entries, loc="center left", ncols=across[dataset], **title, **LEGEND)
     _error_key(figure)
     rule = f"{slices[0].facts['rule']}, the axial slice with most wrong voxels"
-    style.caption(figure, _caption(table, slices, rule, errors=True))
+    _caption(figure, table, slices, rule, errors=True)
     return figure
-
-
-def _worst(data: SliceData) -> str:
-    """The name and Dice of the case's worst class."""
-    more = int(data.facts["worst_count"]) - 1
-    name = data.facts["worst_class"] + (f" and {more} more" if more else "")
-    return "\n".join(["worst class:", *textwrap.wrap(name, 25), f"Dice {data.facts['worst_dice']:.2f}"])
 
 
 def _variants(slices: Sequence[SliceData]) -> list[str]:
@@ -110,14 +102,12 @@ def _aspect(data: SliceData) -> float:
 
 
 def _fill(grid: np.ndarray, slices: Sequence[SliceData], columns: Sequence[Column]) -> None:
-    """Draw the panels of all rows, with titles and row names."""
+    """Draw the panels of all rows, with the names of the rows."""
     for row, data in zip(grid, slices, strict=True):
-        for axes, column in zip(row, columns, strict=False):
+        for axes, column in zip(row, columns, strict=True):
             _panel(axes, data, column)
         panels.orient(row[0])
         panels.name_row(row[0], data.facts)
-    for axes, column in zip(grid[0], columns, strict=False):
-        axes.set_title(column.title)
 
 
 def _panel(axes: Axes, data: SliceData, column: Column) -> None:
@@ -144,19 +134,21 @@ def _error_key(figure: Figure) -> None:
     figure.legend(handles=key, loc="outside upper center", ncols=len(key), **LEGEND)
 
 
-def _caption(table: pd.DataFrame, slices: Sequence[SliceData], rule: str, *, errors: bool = False) -> str:
+def _caption(
+    figure: Figure, table: pd.DataFrame, slices: Sequence[SliceData], rule: str, *, errors: bool
+) -> None:
     channels = {s.facts["channel"]: dataset_title(s.facts["dataset"]) for s in slices}
     shown = ", ".join(f"{c} of {title}" for c, title in channels.items() if c not in ("CT", "MR"))
     scored = any(fact.startswith("dice_") for s in slices for fact in s.facts)
-    sentences = [
+    style.caption(
+        figure,
         provenance(table.dropna(subset=["dataset"])),
         f"Shown: {rule}, seen from the feet (R: patient's right).",
         "Dice: of the whole case, mean over classes." if scored else "",
         "White: outlines of the truth." if errors else "",
         "Of nested classes the innermost is drawn." if len(slices) > 1 or shown else "",
         f"Channel shown: {shown}." if shown else "",
-    ]
-    return " ".join(filter(None, sentences))
+    )
 
 
 def draw_data_samples(table: pd.DataFrame) -> Figure:
@@ -194,8 +186,10 @@ def draw_data_samples(table: pd.DataFrame) -> Figure:
     figure.suptitle(dataset_title(facts["dataset"]), fontsize=9)
     style.caption(
         figure,
-        f"{provenance(table.dropna(subset=['dataset']))} {facts['cases']}; shown: training cases, the slices "
+        provenance(table.dropna(subset=["dataset"])),
+        f"{facts['cases']}; shown: training cases, the slices "
         "with most foreground, at one scale (R: patient's right). Numbers and colours: the prompts' titles; "
-        f"of nested classes the innermost is drawn.{panels.channel_sentence(facts)}",
+        f"of nested classes the innermost is drawn.",
+        panels.channel_sentence(facts),
     )
     return figure

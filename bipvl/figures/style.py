@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 
 from bipvl.common.files import atomic_path, write_csv
 from bipvl.data.spec import dataset_title
@@ -38,23 +40,12 @@ OTHER_VARIANTS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 _RC = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every computer
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "legend.fontsize": SMALL,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "axes.grid.axis": "y",
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), SMALL),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **{"axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.5},
     "lines.linewidth": 1.2,
-    "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # keep text as text
@@ -73,10 +64,8 @@ def class_colour(row: int) -> str:
 
 def variant_colours(variants: Iterable[str]) -> dict[str, str]:
     """The colour of each variant: from VARIANT_COLOURS if it is listed there, else from OTHER_VARIANTS."""
-    names = list(dict.fromkeys(variants))
-    others = [name for name in names if name not in VARIANT_COLOURS]
-    spare = {name: OTHER_VARIANTS[i % len(OTHER_VARIANTS)] for i, name in enumerate(others)}
-    return {name: (VARIANT_COLOURS | spare)[name] for name in names}
+    spare = cycle(OTHER_VARIANTS)
+    return {name: VARIANT_COLOURS.get(name) or next(spare) for name in dict.fromkeys(variants)}
 
 
 def outline(width: float = 1.5, colour: str = "black") -> list[withStroke]:
@@ -120,9 +109,16 @@ def row_note(axes: Axes, place: float, text: str) -> None:
     axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), fontsize=SMALL, va="center")
 
 
-def caption(figure: Figure, text: str) -> None:
-    """Write a caption below the figure, wrapped to its width."""
-    lines = textwrap.wrap(text, round(figure.get_figwidth() * 19))
+def note(
+    axes: Axes, text: str, place: tuple[float, float], shift: tuple[float, float], **look: Any
+) -> Annotation:
+    """Write small text beside a place in data coordinates, ``shift`` points to its right and above it."""
+    return axes.annotate(text, place, shift, textcoords="offset points", **{"fontsize": SMALL} | look)
+
+
+def caption(figure: Figure, *sentences: str) -> None:
+    """Write a caption below the figure, wrapped to its width; empty sentences are left out."""
+    lines = textwrap.wrap(" ".join(filter(None, sentences)), round(figure.get_figwidth() * 19))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color="#444444")
 
 

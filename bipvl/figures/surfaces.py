@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from bipvl.analysis.statistics import provenance
 from bipvl.engine.variants import variant_title
 from bipvl.figures import panels, style, surface_renderer
-from bipvl.figures.panels import LEGEND
 from bipvl.figures.surface_renderer import AZIMUTH, ELEVATION, VIEW, Surface, visible_classes
 from bipvl.figures.volume_tables import Volume, read_volumes
 
@@ -23,18 +22,15 @@ def draw_surfaces(table: pd.DataFrame) -> Figure:
     """One row per case: truth and each variant as surfaces, with the classes at the right."""
     rows = [CaseRow.of(volume) for volume in read_volumes(table)]
     layers = list(dict.fromkeys(name for row in rows for name in row.surfaces))
+    titles = ["Truth" if name == "truth" else variant_title(name) for name in layers]
     entries = [panels.patches(row.volume.texts("classes"), row.classes()) for row in rows]
-    heights = panels.legend_rows([row.aspect for row in rows], len(layers), entries)
-    figure, grid, _ = panels.rows_figure(heights, len(layers))
-    for axes, row, legend in zip(grid, rows, entries, strict=True):
-        for panel, name in zip(axes, layers, strict=False):
+    figure, grid = panels.legend_figure([row.aspect for row in rows], titles, entries)
+    for axes, row in zip(grid, rows, strict=True):
+        for panel, name in zip(axes, layers, strict=True):
             _panel(panel, row, name)
         _orient(axes[0], row)
         panels.name_row(axes[0], row.volume.facts)
-        axes[-1].legend(handles=legend, loc="center left", **LEGEND)
-    for axes, name in zip(grid[0], layers, strict=False):
-        axes.set_title("Truth" if name == "truth" else variant_title(name))
-    style.caption(figure, _caption(table, [row.volume for row in rows]))
+    _caption(figure, table, [row.volume for row in rows])
     return figure
 
 
@@ -112,17 +108,17 @@ def _orient(axes: Axes, row: CaseRow) -> None:
     bar = max(mm for mm in (1, 2, 5, 10, 20, 50, 100) if mm <= max(1, 0.32 * row.width))
     y = bottom + 0.1 * length
     axes.plot([right - bar, right], [y, y], color="black", lw=1.5, solid_capstyle="butt")
-    above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    axes.annotate(f"{bar} mm", (right, y), fontsize=style.SMALL, **above)
+    style.note(axes, f"{bar} mm", (right, y), (0, 2), ha="right", va="bottom")
 
 
-def _caption(table: pd.DataFrame, volumes: Sequence[Volume]) -> str:
+def _caption(figure: Figure, table: pd.DataFrame, volumes: Sequence[Volume]) -> None:
     counts = ", ".join(v.facts["cases"] for v in volumes)
     voxels = ", ".join(f"{v.facts['voxel_mm']:.1f}" for v in volumes)
     around = ", ".join(dict.fromkeys(name for v in volumes for name in v.texts("around")))
     turn, tilt = (round(np.degrees(angle)) for angle in (AZIMUTH, ELEVATION))
     scored = any(fact.startswith("dice_") for v in volumes for fact in v.facts)
-    sentences = [
+    style.caption(
+        figure,
         provenance(table.dropna(subset=["dataset"])),
         f"Shown: {volumes[0].facts['rule']} (n = {counts} test cases), seen from the front, {turn}° to the "
         f"patient's left and {tilt}° above (R, L: patient's right, left; S: towards the head).",
@@ -130,5 +126,4 @@ def _caption(table: pd.DataFrame, volumes: Sequence[Volume]) -> str:
         f"Masks in voxels of {voxels} mm, smoothed.",
         f"See-through: {around}." if around else "",
         "Dice: of the whole case, mean over classes." if scored else "",
-    ]
-    return " ".join(filter(None, sentences))
+    )

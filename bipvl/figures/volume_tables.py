@@ -9,7 +9,7 @@ import pandas as pd
 
 from bipvl.data.spec import DatasetSpec
 from bipvl.figures.case_selection import ShownCase, median_cases
-from bipvl.figures.slice_tables import LIST, read_masks
+from bipvl.figures.slice_tables import LIST, read_masks, read_parts
 
 LONGEST_SIDE = 56
 """Longest side of a drawn volume, voxels; a larger one is subsampled."""
@@ -41,8 +41,7 @@ def volume_table(shown: ShownCase) -> pd.DataFrame:
     cubes of ``voxel_mm``, sampled from the nearest voxel of the scan, in the box around all masks.
     """
     spec = shown.spec
-    masks, zooms = read_masks(spec, shown.case, shown.predictions)
-    masks, voxel = _cubes(masks, zooms)
+    masks, voxel = _cubes(*read_masks(spec, shown.case, shown.predictions))
     size = next(iter(masks.values())).shape
     facts = {
         **{key: str(value) for key, value in shown.origin.items()},
@@ -61,12 +60,9 @@ def volume_table(shown: ShownCase) -> pd.DataFrame:
 
 def read_volumes(table: pd.DataFrame) -> list[Volume]:
     """The volumes of one or more concatenated ``volume_table``s."""
-    first = table.columns.get_loc("layer")
     volumes = []
-    for _, part in table.groupby(table["dataset"].notna().cumsum(), sort=False):
-        facts = part.iloc[0, :first].dropna().to_dict()
-        size = [int(facts[key]) for key in SIZE]
-        masks = {}
+    for facts, part in read_parts(table, "layer"):
+        size, masks = [int(facts[key]) for key in SIZE], {}
         for name, runs in part.groupby("layer", sort=False):
             flat = np.zeros(np.prod(size), np.uint8)
             for start, length, number in runs[["start", "length", "number"]].astype(int).to_numpy():

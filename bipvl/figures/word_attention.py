@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 from matplotlib.figure import Figure
+from nibabel.affines import from_matvec
 from scipy.ndimage import affine_transform
 
 from bipvl.analysis.statistics import provenance
@@ -62,7 +63,7 @@ def window_table(shown: ShownCase, window: "AttendedWindow", origin: Mapping[str
     codes = np.asarray(label.dataobj)
     grey = grey_values(shown.spec, np.asarray(image.dataobj, np.float32).reshape(*codes.shape, -1)[..., 0])
     shown_class = shown.spec.classes[window.class_index]
-    slab = window.affine @ _step_up(int(window.mask.sum((0, 1)).argmax()))
+    slab = window.affine @ from_matvec(np.eye(3), [0, 0, window.mask.sum((0, 1)).argmax()])
     finer = max(1, round(SIDE / max(window.mask.shape[:2])))
     target, shape = rescaled(slab, (1 / finer, 1 / finer, 1)), (*np.multiply(window.mask.shape[:2], finer), 1)
 
@@ -99,16 +100,7 @@ def window_table(shown: ShownCase, window: "AttendedWindow", origin: Mapping[str
 
 def rescaled(affine: np.ndarray, factors: Sequence[float]) -> np.ndarray:
     """The affine of the same box with voxels ``factors`` times as large."""
-    change = np.diag([*factors, 1.0])
-    change[:3, 3] = (np.asarray(factors) - 1) / 2
-    return affine @ change
-
-
-def _step_up(count: int) -> np.ndarray:
-    """The affine from the voxels of slice ``count`` to those of the volume."""
-    change = np.eye(4)
-    change[2, 3] = count
-    return change
+    return affine @ from_matvec(np.diag(factors), (np.asarray(factors) - 1) / 2)
 
 
 def times(sides: Sequence[float]) -> str:
@@ -142,7 +134,7 @@ def draw_word_attention(table: pd.DataFrame) -> Figure:
         stage = name.removeprefix(STAGE)
         axes.set_title(f"Stage {stage}\n{slices[0].facts[f'grid_{stage}']} positions")
     share_bar(figure, grid, norm, aspect=25, shrink=0.7)
-    style.caption(figure, _caption(table, slices[0]))
+    _caption(figure, table, slices[0].facts)
     return figure
 
 
@@ -169,15 +161,17 @@ def share_bar(figure: Figure, beside: np.ndarray, norm: LogNorm, **options: obje
     bar.outline.set_linewidth(0.4)
 
 
-def _caption(table: pd.DataFrame, data: SliceData) -> str:
-    facts = data.facts
-    return (
-        f"{provenance(table.dropna(subset=['dataset']))} {dataset_title(facts['dataset'])}, case "
+def _caption(figure: Figure, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    style.caption(
+        figure,
+        provenance(table.dropna(subset=["dataset"])),
+        f"{dataset_title(facts['dataset'])}, case "
         f"{facts['case']}: {facts['rule']} (n = {facts['cases']} test cases). Where a word of a prompt "
         f"looks in {variant_title(facts['variant'])}: its text → image attention in the last layer of each "
         "stage's fusion, mean over heads, as a multiple of uniform attention over the window "
         f"({facts['window']} voxels of {facts['spacing']} mm around the class). Words: the last word of the "
         f"title before “of” or “in”, for the {table['dataset'].count()} largest classes. Shown: the axial "
         "slice with most of the class (outline: truth; R: patient's right). Inside: mean over the class's "
-        f"voxels in the window.{panels.channel_sentence(facts)}"
+        f"voxels in the window.",
+        panels.channel_sentence(facts),
     )

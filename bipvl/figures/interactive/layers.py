@@ -120,7 +120,7 @@ def _name(scan: ScanSource) -> str:
 def _codes(mask: ScanSource, image: nib.Nifti1Image, spec: DatasetSpec) -> np.ndarray:
     volume = _open(mask)
     codes = np.asarray(volume.dataobj)
-    grids = (image.shape[:3], image.affine, volume.shape[:3], volume.affine)
+    grids = (image.shape[:3], image.affine), (volume.shape[:3], volume.affine)
     if issue := grid_issue(*grids) or code_issue(spec, codes):
         raise issue.at(_name(mask))
     return codes

@@ -106,8 +106,10 @@ def make_widget(scan: LayeredScan, *, caption: str = "", height: int = 360) -> A
     viewer.load_volumes(volumes)
     titles = ["Image", *(overlay.title for overlay in scan.overlays)]
     sliders = [_opacity(title, volume) for title, volume in zip(titles, volumes, strict=True)]
-    below = f"{_legend_html(scan)}<div>{escape(caption)}</div>"
-    return ipywidgets.VBox([viewer, ipywidgets.HBox(sliders), ipywidgets.HTML(below)])
+    entry = '<span style="white-space:nowrap"><span style="color:{}">&#9632;</span> {}</span>'
+    legend = " &ensp; ".join(entry.format(colour, escape(text)) for colour, text in _legend(scan))
+    below = ipywidgets.HTML(f"<div>{legend}</div><div>{escape(caption)}</div>")
+    return ipywidgets.VBox([viewer, ipywidgets.HBox(sliders), below])
 
 
 def _volume(overlay: Overlay, affine: np.ndarray) -> Any:
@@ -154,14 +156,9 @@ def _opacity(title: str, volume: Any) -> Any:
     return slider
 
 
-def _legend_html(scan: LayeredScan) -> str:
-    entry = '<span style="white-space:nowrap"><span style="color:{}">&#9632;</span> {}</span>'
-    return f"<div>{' &ensp; '.join(entry.format(c, escape(text)) for c, text in _legend(scan))}</div>"
-
-
 def _legend(scan: LayeredScan) -> list[tuple[str, str]]:
     """Colours and their meaning: the classes in any overlay, then the ends of the attention scale."""
-    masks = [overlay for overlay in scan.overlays if overlay.classes]
+    masks = _masks(scan)
     shown = sorted({number for overlay in masks for number in panels.classes_in(overlay.numbers)})
     entries = [(style.class_colour(n - 1), f"{n} {masks[0].names[n]}") for n in shown]
     for overlay in scan.overlays:
@@ -174,31 +171,34 @@ def _legend(scan: LayeredScan) -> list[tuple[str, str]]:
 def draw_planes(scan: LayeredScan, *, caption: str = "") -> Figure:
     """One row per plane, through most of the first mask; one column for the image and each overlay."""
     cuts = {plane: _cut(scan, plane) for plane in PLANES}
-    columns = 1 + len(scan.overlays)
-    width = min(WIDEST, panels.panel_width(columns, text=NO_TEXT))
+    width = min(WIDEST, panels.panel_width(1 + len(scan.overlays), text=NO_TEXT))
     heights = [width * data.size[0] / data.size[1] for data, _ in cuts.values()]
-    figure, grid, _ = panels.rows_figure(heights, columns, text=NO_TEXT)
-    for row, (plane, (data, index)) in zip(grid, cuts.items(), strict=True):
-        for axes, overlay in zip(row, (None, *scan.overlays), strict=False):
+    titles = ["Image", *(overlay.title for overlay in scan.overlays)]
+    figure, grid, _ = panels.rows_figure(heights, titles, text=NO_TEXT)
+    for row, (plane, (data, index)) in zip(grid[:, :-1], cuts.items(), strict=True):
+        for axes, overlay in zip(row, (None, *scan.overlays), strict=True):
             _panel(axes, data, overlay)
         panels.mark_sides(row[0], *PLANES[plane][1:])
         row[0].set_ylabel(f"{plane}, voxel {index}")
-    for axes, title in zip(grid[0], ("Image", *(overlay.title for overlay in scan.overlays)), strict=False):
-        axes.set_title(title)
-    entries = [Patch(facecolor=colour, label=text) for colour, text in _legend(scan)]
-    if entries:
+    if entries := [Patch(facecolor=colour, label=text) for colour, text in _legend(scan)]:
         figure.legend(handles=entries, loc="outside upper center", ncols=3, **panels.LEGEND)
-    style.caption(figure, f"{caption} {_rule(scan)}".strip())
+    masks = _masks(scan)
+    where = f"the slices with most of the {masks[0].title.lower()}" if masks else "the middle slices"
+    style.caption(figure, caption, f"Shown: {where} (R: patient's right, L: left, A: front, P: back).")
     return figure
+
+
+def _masks(scan: LayeredScan) -> list[Overlay]:
+    """The overlays of classes that are not empty."""
+    return [overlay for overlay in scan.overlays if overlay.classes and overlay.numbers.any()]
 
 
 def _cut(scan: LayeredScan, plane: str) -> tuple[SliceData, int]:
     """The slice of a plane with most of the first mask (the middle one without a mask), and its index."""
     axis = PLANES[plane][0]
-    masks = [overlay.numbers for overlay in scan.overlays if overlay.classes and overlay.numbers.any()]
     index = scan.grey.shape[axis] // 2
-    if masks:
-        index = int(np.moveaxis(masks[0] > 0, axis, 0).sum((1, 2)).argmax())
+    if masks := _masks(scan):
+        index = int(np.moveaxis(masks[0].numbers > 0, axis, 0).sum((1, 2)).argmax())
     spacing = np.delete(np.linalg.norm(scan.affine[:3, :3], axis=0), axis)
     facts = {"pixel_width_mm": spacing[0], "pixel_height_mm": spacing[1]}
     overlays = {overlay.title: as_seen(overlay.numbers.take(index, axis)) for overlay in scan.overlays}
@@ -206,14 +206,7 @@ def _cut(scan: LayeredScan, plane: str) -> tuple[SliceData, int]:
 
 
 def _panel(axes: Axes, data: SliceData, overlay: Overlay | None) -> None:
-    classes = overlay is not None and overlay.classes
-    panels.show(axes, data, data.masks[overlay.title] if classes else None)
-    if overlay is not None and not classes:
-        picture = overlay.colours[data.masks[overlay.title]]
-        axes.imshow(picture, extent=data.extent, interpolation="nearest")
-
-
-def _rule(scan: LayeredScan) -> str:
-    masks = [overlay.title.lower() for overlay in scan.overlays if overlay.classes and overlay.numbers.any()]
-    where = f"the slices with most of the {masks[0]}" if masks else "the middle slices"
-    return f"Shown: {where} (R: patient's right, L: left, A: front, P: back)."
+    numbers = data.masks[overlay.title] if overlay else None
+    panels.show(axes, data, numbers if overlay and overlay.classes else None)
+    if overlay and not overlay.classes:
+        axes.imshow(overlay.colours[numbers], extent=data.extent, interpolation="nearest")
