@@ -65,11 +65,10 @@ def validate(model: type[M], content: Mapping[str, Any], file: str | Path | None
         return model.model_validate(content)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        unknown = [
-            e for e in errors if e["type"] == "extra_forbidden"
-        ]  # a slip makes the right key missing too
-        sentence = _as_error(model, (unknown or errors)[0], content)
-        raise (sentence.at(file) if file else sentence) from error
+        # A slip makes the right key missing too, so unknown keys come first.
+        first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+        issue = _as_error(model, first, content)
+        raise (issue.at(file) if file else issue) from error
 
 
 def _as_error(model: type[BaseModel], error: Mapping[str, Any], content: Any) -> BipvlError:

@@ -191,19 +191,15 @@ def _from_section(entries: Any, section: str, folder: Path) -> Iterator[Case | B
         yield BipvlError(f"has no list under '{section}'", "list the image and the label of each case there")
         return
     for position, entry in enumerate(entries):
-        yield _from_entry(entry, section, position, folder)
-
-
-def _from_entry(entry: Any, section: str, position: int, folder: Path) -> Case | BipvlError:
-    """A case of dataset.json, or the issue of its entry."""
-    keys = ("image", "label")
-    if not (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys)):
-        fix = "give each entry an image and a label"
-        return BipvlError(f"lacks a path in entry {position} of '{section}'", fix)
-    if outside := [entry[key] for key in keys if not _is_inside(folder, entry[key])]:
-        return BipvlError(f"names {outside[0]}, outside its own folder", f"keep all paths below {folder}")
-    image, label = (_below(folder, entry[key]) for key in keys)
-    return Case(_stem(image), image, label, section, position)
+        paths = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
+        if not all(isinstance(path, str) for path in paths):
+            problem = f"lacks a path in entry {position} of '{section}'"
+            yield BipvlError(problem, "give each entry an image and a label")
+        elif outside := [path for path in paths if not _is_inside(folder, path)]:
+            yield BipvlError(f"names {outside[0]}, outside its own folder", f"keep all paths below {folder}")
+        else:
+            image, label = (_below(folder, path) for path in paths)
+            yield Case(_stem(image), image, label, section, position)
 
 
 def _from_nnunet(spec: DatasetSpec, content: dict, folder: Path) -> Iterator[Case | BipvlError]:
@@ -218,17 +214,12 @@ def _from_nnunet(spec: DatasetSpec, content: dict, folder: Path) -> Iterator[Cas
         return
     yield from _region_issues(spec, content)
     yield from _channel_issues(spec, content.get("channel_names"))
-    cases = [*matching(folder, nnunet_patterns(len(spec.channels), ending))]
+    images = tuple(f"imagesTr/{{case}}_{i:04}{ending}" for i in range(len(spec.channels)))
+    cases = [*matching(folder, Patterns(image=images, label=f"labelsTr/{{case}}{ending}"))]
     if (count := content.get("numTraining")) != len(cases):
         problem = f"has the 'numTraining' {count!r}, but there are {len(cases)} cases"
         yield BipvlError(problem, "add the missing files, or correct the number")
     yield from cases
-
-
-def nnunet_patterns(channels: int, ending: str) -> Patterns:
-    """The file patterns of nnU-Net v2's training cases."""
-    images = tuple(f"imagesTr/{{case}}_{i:04}{ending}" for i in range(channels))
-    return Patterns(image=images, label=f"labelsTr/{{case}}{ending}")
 
 
 def matching(folder: Path, patterns: Patterns) -> Iterator[Case]:

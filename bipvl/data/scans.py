@@ -22,6 +22,8 @@ FORM_TOLERANCE = 0.1
 """Largest distance of a scan's corners by sform and by qform (mm): above rounding, below a voxel."""
 INFLATION = 1032
 """Largest factor by which gzip can compress (zlib's technical notes)."""
+Grid = tuple[Sequence[int], np.ndarray]
+"""Spatial shape and affine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Scan:
         return (*shape[3:], *shape[:3]) if len(shape) > 3 else (1, *shape)
 
     @property
-    def grid(self) -> tuple[tuple[int, ...], np.ndarray] | None:
+    def grid(self) -> Grid | None:
         """Spatial shape and affine; None unless the scan has three spatial axes."""
         return (self.stored.shape[:3], self.affine) if len(self.channels_first) == 4 else None
 
@@ -137,18 +139,9 @@ def form_issue(scan: Scan) -> BipvlError | None:
     return BipvlError(f"has an sform and a qform that put its corners up to {distance:.3g} mm apart", fix)
 
 
-def grid_issue(
-    image_shape: Sequence[int],
-    image_affine: np.ndarray,
-    label_shape: Sequence[int],
-    label_affine: np.ndarray,
-    *,
-    reference: str = "image",
-) -> BipvlError | None:
-    """How a label map's grid differs from its image's, if it does (spatial shapes and affines).
-
-    ``reference``: what the message calls the image.
-    """
+def grid_issue(image: Grid, label: Grid, *, reference: str = "image") -> BipvlError | None:
+    """How a label map's grid differs from its image's, if it does; `reference`: how to call the image."""
+    (image_shape, image_affine), (label_shape, label_affine) = image, label
     if tuple(image_shape) != tuple(label_shape):
         found, expected = _times(label_shape), _times(image_shape)
         fix = f"resample it onto the {reference}"

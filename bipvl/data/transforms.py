@@ -16,7 +16,7 @@ from monai.utils import convert_to_dst_type
 from bipvl.common.errors import BipvlError
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
-from bipvl.data.scans import check_exists, grid_issue, image_issue, unreadable
+from bipvl.data.scans import Grid, check_exists, grid_issue, image_issue, unreadable
 from bipvl.data.spec import DatasetSpec
 
 KEYS = ("image", "label")
@@ -80,12 +80,7 @@ def prepare_transform(spec: DatasetSpec, spacing: Sequence[float] | None = None)
         [
             LoadCased(spec=spec),
             mt.Orientationd(KEYS, axcodes="RAS", labels=_RAS, **optional),
-            mt.Spacingd(
-                KEYS,
-                pixdim=spec.spacing if spacing is None else spacing,
-                mode=("bilinear", "nearest"),
-                **optional,
-            ),
+            mt.Spacingd(KEYS, pixdim=spacing or spec.spacing, mode=("bilinear", "nearest"), **optional),
             _intensity(spec),
             mt.CropForegroundd(
                 KEYS, "image", select_fn=_content, start_coord_key=None, end_coord_key=None, **optional
@@ -127,9 +122,7 @@ def load_native(case: Case) -> dict[str, Any]:
 def _load(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     loaded = {**data, **{key: _read(data[key]) for key in KEYS if key in data}}
     if "label" in loaded:
-        image, label = (loaded[key] for key in KEYS)
-        grids = (image.shape[1:], image.affine.numpy(), label.shape[1:], label.affine.numpy())
-        _raise(grid_issue(*grids), data["label"])
+        _raise(grid_issue(_grid(loaded["image"]), _grid(loaded["label"])), data["label"])
     return loaded
 
 
@@ -142,8 +135,7 @@ def _read(paths: str | Path | Sequence[str | Path]) -> MetaTensor:
     """One file, or one file per channel on a common grid, stacked in order."""
     first, *others = [_read_file(path) for path in paths_of(paths)]
     for path, other in zip(paths_of(paths)[1:], others, strict=True):
-        grids = (first.shape[1:], first.affine.numpy(), other.shape[1:], other.affine.numpy())
-        _raise(grid_issue(*grids, reference="first channel"), path)
+        _raise(grid_issue(_grid(first), _grid(other), reference="first channel"), path)
     return torch.cat([first, *others]) if others else first
 
 
@@ -158,6 +150,10 @@ def _read_file(path: str | Path) -> MetaTensor:
         return mt.EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(array, meta))
     except Exception as error:
         raise unreadable(Path(path), error) from error
+
+
+def _grid(scan: MetaTensor) -> Grid:
+    return scan.shape[1:], scan.affine.numpy()
 
 
 def _raise(issue: BipvlError | None, path: str | Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from bipvl.common.errors import BipvlError
 from bipvl.data.labels import code_issue, distinct_values, value_issue
 from bipvl.data.layouts import Case
-from bipvl.data.scans import Scan, form_issue, grid_issue, image_issue, kind_issue, read_scan
+from bipvl.data.scans import Grid, Scan, form_issue, grid_issue, image_issue, kind_issue, read_scan
 from bipvl.data.spec import DatasetSpec
 
 CT_RANGE = (-33792, 32767)
@@ -24,13 +24,12 @@ class FileReport:
     """The findings on one file, kept after its voxels have left memory; None for what could not be read.
 
     Attributes:
-        grid: spatial shape and affine.
         checksum: SHA-256 of shape and values, independent of their type on disk, compression and header.
         codes: the codes of a label map, without 0.
     """
 
     issues: tuple[BipvlError, ...]
-    grid: tuple[tuple[int, ...], np.ndarray] | None = None
+    grid: Grid | None = None
     checksum: str | None = None
     codes: frozenset[int] | None = None
 
@@ -47,7 +46,7 @@ class CaseReport:
 def check_case(spec: DatasetSpec, case: Case) -> CaseReport:
     """Read a case's image and then its label map completely, with one file in memory at a time."""
     image, label = _check_images(spec, case.images), _check_label(spec, case.label)
-    mismatch = grid_issue(*image.grid, *label.grid) if image.grid and label.grid else None
+    mismatch = grid_issue(image.grid, label.grid) if image.grid and label.grid else None
     return CaseReport(image, label, (*image.issues, *label.issues, *_about(case.label, [mismatch])))
 
 
@@ -63,7 +62,7 @@ def _check_images(spec: DatasetSpec, paths: Sequence[Path]) -> FileReport:
     first, *others = reports
     for path, other in zip(paths[1:], others, strict=True):
         if first.grid and other.grid:
-            issues += _about(path, [grid_issue(*first.grid, *other.grid, reference="first channel")])
+            issues += _about(path, [grid_issue(first.grid, other.grid, reference="first channel")])
     checksums = [report.checksum or "" for report in reports]
     checksum = hashlib.sha256(" ".join(checksums).encode()).hexdigest() if all(checksums) else None
     return FileReport(issues=tuple(issues), grid=first.grid, checksum=checksum)

@@ -170,11 +170,8 @@ def _missing_classes(spec: DatasetSpec, found: Reports, data_root: str | Path) -
     if not codes or None in codes:
         return
     present = frozenset().union(*codes)
-    if missing := [
-        f"{c.name} ({min(own)})"
-        for c, own in zip(spec.classes, spec.own_codes, strict=True)
-        if not present & own
-    ]:
+    own = zip(spec.classes, spec.own_codes, strict=True)
+    if missing := [f"{c.name} ({min(codes)})" for c, codes in own if not present & codes]:
         fix = "add cases that show it, or remove the class from the data set's YAML and its prompts"
         folder = Path(data_root) / spec.folder
         yield BipvlError(f"has no case with a voxel of {', '.join(missing)}", fix, folder)

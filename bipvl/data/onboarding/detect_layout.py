@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -43,59 +44,49 @@ def detect_layout(folder: Path) -> DetectedLayout:
     Raises:
         BipvlError: not a folder, no scans, no label maps, no images, or an unknown form of dataset.json.
     """
-    scans = [*_scans(folder)]
-    if not scans:
-        raise _no_scans(folder)
+    scans = _scans(folder)
     path = folder / "dataset.json"
     if not path.is_file():
         return _by_names(folder, scans)
     content = read_json(path)
     if "channel_names" in content:
-        return _nnunet(content, path)
+        return DetectedLayout(
+            layout="nnunet",
+            why="its dataset.json has the form of nnU-Net v2",
+            channels=_channels(content["channel_names"]),
+            labels=_labels(content, path),
+            overlapping=any(isinstance(value, list) for value in content["labels"].values()),
+        )
     if isinstance(content.get("training"), list):
-        return _decathlon(content, path)
+        return DetectedLayout(
+            layout="dataset_json",
+            why="its dataset.json lists images and label maps, as MSD's does",
+            channels=_channels(content.get("modality")),
+            labels=_labels(content, path),
+            sections=bool(content.get("validation")),
+        )
     problem = "has neither 'training', as MSD's has, nor 'channel_names', as nnU-Net v2's has"
     raise BipvlError(problem, "correct it, or move it elsewhere to pair files by their names", path)
 
 
-def _scans(folder: Path) -> Iterator[str]:
+def _scans(folder: Path) -> list[str]:
     """The scans below a folder, relative to it and sorted, without hidden files and folders."""
     if not folder.is_dir():
         raise BipvlError("is not a folder", "give the folder of the scans and label maps", folder)
-    found = (path for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + "*.nii*"))
-    relative = sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
-    for name in relative:
-        if name.lower().endswith((".nii", ".nii.gz")) and not re.search(r"(^|/)\.", name):
-            yield name
 
+    def below(pattern: str) -> Iterator[Path]:
+        return chain.from_iterable(folder.glob("*/" * depth + pattern) for depth in range(DEPTH + 1))
 
-def _no_scans(folder: Path) -> BipvlError:
-    if any(next(folder.glob("*/" * depth + "*.dcm"), None) for depth in range(DEPTH + 1)):
-        return BipvlError("holds only DICOM files", "convert them to NIfTI with dcm2niix", folder)
-    return BipvlError("holds no scan (.nii.gz or .nii)", "give another folder", folder)
+    names = sorted(path.relative_to(folder).as_posix() for path in below("*.nii*") if path.is_file())
+    scans = [n for n in names if n.lower().endswith((".nii", ".nii.gz")) and not re.search(r"(^|/)\.", n)]
+    if scans:
+        return scans
+    if next(below("*.dcm"), None):
+        raise BipvlError("holds only DICOM files", "convert them to NIfTI with dcm2niix", folder)
+    raise BipvlError("holds no scan (.nii.gz or .nii)", "give another folder", folder)
 
 
 # --- dataset.json ---
-
-
-def _decathlon(content: dict[str, Any], path: Path) -> DetectedLayout:
-    return DetectedLayout(
-        layout="dataset_json",
-        why="its dataset.json lists images and label maps, as MSD's does",
-        channels=_channels(content.get("modality")),
-        labels=_labels(content, path),
-        sections=bool(content.get("validation")),
-    )
-
-
-def _nnunet(content: dict[str, Any], path: Path) -> DetectedLayout:
-    return DetectedLayout(
-        layout="nnunet",
-        why="its dataset.json has the form of nnU-Net v2",
-        channels=_channels(content["channel_names"]),
-        labels=_labels(content, path),
-        overlapping=any(isinstance(value, list) for value in content["labels"].values()),
-    )
 
 
 def _channels(names: Any) -> tuple[str, ...]:
@@ -129,7 +120,7 @@ _LABEL_NAME = re.compile(rf"(?i)(?:(?P<before>.+)[_. -])?{_WORD}(?:[_. -](?P<aft
 
 def _by_names(folder: Path, scans: Sequence[str]) -> DetectedLayout:
     """Find label maps by a word in their name or folder, and their images by the same case id."""
-    labels = [name for name in scans if _in_label_folder(name)]
+    labels = [name for name in scans if any(map(_LABEL_FOLDER.fullmatch, PurePosixPath(name).parts[:-1]))]
     if len(labels) in (0, len(scans)):
         labels = [name for name in scans if _LABEL_NAME.fullmatch(_stem(name))]
     if not labels:
@@ -201,10 +192,6 @@ def _channel_names(patterns: Sequence[str]) -> tuple[str, ...]:
         if len({*names} - {""}) == len(patterns) > 1:
             return names
     return ()
-
-
-def _in_label_folder(name: str) -> bool:
-    return any(_LABEL_FOLDER.fullmatch(part) for part in PurePosixPath(name).parts[:-1])
 
 
 def _stem(name: str) -> str:

@@ -40,6 +40,8 @@ HINTS = {
 }
 """Concept → what to write about it."""
 
+Classes = Sequence[ClassSpec]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
@@ -105,12 +107,14 @@ def draft(folder: Path, output: Path, name: str, *, progress: bool = True) -> Dr
     cases = list_cases(_spec_for_listing(name, relative, layout), root)
     measured = measure(cases, progress=progress)
     classes = _classes(layout, measured, folder)
-    lines = [*_head(len(cases), layout), *_lines(name, relative, output, layout, measured, classes)]
+    prompts = output.with_suffix(".csv").name
+    lines = [*_head(len(cases), layout), *_lines(name, relative, prompts, layout, measured, classes)]
     text = "\n".join(lines) + "\n"
     # Invalid content raises an error here, before anything is written.
     spec = parse_spec(yaml.safe_load(text.replace(FILL_IN, "class")), output)
-    prompts = _prompts(classes, spec.modality)
-    return Draft(path=output, yaml=text, prompts=prompts, spec=spec, cases=len(cases))
+    return Draft(
+        path=output, yaml=text, prompts=_prompts(classes, spec.modality), spec=spec, cases=len(cases)
+    )
 
 
 def data_root(folder: Path) -> tuple[Path, str]:
@@ -138,7 +142,7 @@ def _spec_for_listing(name: str, folder: str, layout: DetectedLayout) -> Dataset
 # --- suggested values with their reasons ---
 
 
-def _classes(layout: DetectedLayout, measured: Measurements, folder: Path) -> list[ClassSpec]:
+def _classes(layout: DetectedLayout, measured: Measurements, folder: Path) -> Classes:
     """The classes that dataset.json names; else one per code, with a placeholder as name."""
     if not measured.volumes:
         raise BipvlError("holds label maps of background only", "label the cases first", folder)
@@ -191,40 +195,29 @@ def _intensity(modality: str, measured: Measurements) -> tuple[dict[str, Any], s
 
 def _split(layout: DetectedLayout) -> tuple[dict[str, Any], str]:
     if layout.sections:
-        return {
-            "test": "validation",
-            "val": 0.1,
-        }, "The test cases are the validation section of dataset.json."
-    return {"test": 0.2, "val": 0.1, "seed": 42}, (
-        "Fractions; or {train: [ids], val: [ids], test: [ids]}, or the path of a .json or .csv with these."
-    )
+        why = "The test cases are the validation section of dataset.json."
+        return {"test": "validation", "val": 0.1}, why
+    why = "Fractions; or {train: [ids], val: [ids], test: [ids]}, or the path of a .json or .csv with these."
+    return {"test": 0.2, "val": 0.1, "seed": 42}, why
 
 
 # --- content of the files ---
 
 
 def _head(cases: int, layout: DetectedLayout) -> Iterator[str]:
-    yield from _comment(
-        f"Initial file from `bipvl init-dataset`; check every value. {cases} cases: {layout.why}."
-    )
+    text = f"Initial file from `bipvl init-dataset`; check every value. {cases} cases: {layout.why}."
+    yield from _comment(text)
     if unused := layout.unused:
-        yield from _comment(
-            f"Unused, since they belong to no case: {len(unused)} scans, such as {unused[0]}."
-        )
+        text = f"Unused, since they belong to no case: {len(unused)} scans, such as {unused[0]}."
+        yield from _comment(text)
 
 
 def _lines(
-    name: str,
-    folder: str,
-    output: Path,
-    layout: DetectedLayout,
-    measured: Measurements,
-    classes: Sequence[ClassSpec],
+    name: str, folder: str, prompts: str, layout: DetectedLayout, measured: Measurements, classes: Classes
 ) -> Iterator[str]:
     modality, why = _modality(layout, measured)
     spacing = [float(f"{mm:.3g}") for mm in np.median(measured.spacings, axis=0)]
     ends = " to ".join(_times(end(measured.spacings, axis=0)) for end in (np.min, np.max))
-    prompts = output.with_suffix(".csv").name
     yield from _line("name", name)
     yield from _line("title", name, "For tables and figures.")
     yield from _line("modality", modality, why)
@@ -233,14 +226,12 @@ def _lines(
     yield from _line("layout", _layout(layout.layout))
     yield from _comment(f"Row c of {prompts} describes class c. A class may have several codes.")
     yield "classes:"
-    yield from (
-        f"  - {_flow({'name': c.name, 'codes': [*c.codes]})}{_statistics(c, measured)}" for c in classes
-    )
+    for c in classes:
+        yield f"  - {_flow({'name': c.name, 'codes': [*c.codes]})}{_statistics(c, measured)}"
     why = "True if a class may contain another, as a tumour contains its core."
     yield from _line("overlapping", layout.overlapping, why)
-    yield from _line(
-        "spacing", spacing, f"mm to the right, front and head. The median; cases range from {ends}."
-    )
+    why = f"mm to the right, front and head. The median; cases range from {ends}."
+    yield from _line("spacing", spacing, why)
     yield from _line("crop", *_crop(measured, spacing))
     yield from _line("intensity", *_intensity(modality, measured))
     why = "As for the benchmarks. Add flip_axes: [0] if left and right look alike."
@@ -289,7 +280,7 @@ def _times(sizes: Sequence[float]) -> str:
     return " x ".join(f"{size:.3g}" for size in sizes)
 
 
-def _prompts(classes: Sequence[ClassSpec], modality: str) -> str:
+def _prompts(classes: Classes, modality: str) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -90,7 +90,7 @@ def _measure_image(case: Case, label: Scan, measured: Measurements) -> None:
         if scan.grid is None:
             problem = f"has {scan.stored.ndim} axes, but a scan has three"
             raise BipvlError(problem, "give one 3D volume", path)
-        if issue := grid_issue(*scan.grid, *label.grid):
+        if issue := grid_issue(scan.grid, label.grid):
             raise issue.at(case.label)
     first = scan.stored.reshape(*scan.stored.shape[:3], -1)[..., 0] * scan.slope + scan.inter
     labelled = first[label.stored * label.slope + label.inter != 0]

@@ -56,7 +56,7 @@ class Jitter:
 
     def lumpy(self, shape: Shape, height: float, lengths: tuple[float, float] = (30, 70)) -> Shape:
         """The shape with random bumps of `height` and wavelengths within `lengths` (mm)."""
-        return wavy(shape, Ripples.draw(self.rng, height, lengths))
+        return wavy(shape, Ripples(self.rng, height, lengths))
 
 
 def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
@@ -89,7 +89,7 @@ def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
         layers=tuple(layers),
         background=trunk.CT.air,
         pose=pose,
-        warp=Warp.draw(rng, 5.0, (140, 320)),
+        warp=Warp(rng, 5.0, (140, 320)),
         grain_seed=int(rng.integers(2**31)),
     )
 

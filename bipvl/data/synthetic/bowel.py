@@ -21,7 +21,7 @@ def bowel_layers(rng: np.random.Generator, body: Body, under: Shape) -> list[Lay
     for path in COLON:
         bent = path + np.concatenate([np.zeros((1, 3)), rng.normal(0, 7, (len(path) - 1, 3))])
         colon = tube(bent, rng.uniform(17, 25, len(path)), pieces=12)
-        haustra = wavy(colon, Ripples.draw(rng, 5.0, (22, 36)))
+        haustra = wavy(colon, Ripples(rng, 5.0, (22, 36)))
         shape = within(within(haustra, limit, blend=6), under, gap=4)
         layers.append(Layer(shape, ((0, 55), (3.5, rng.uniform(-260, -60))), grain=120))
     return layers

@@ -1,6 +1,5 @@
 """A brain with a glioma in four MR sequences: warped MNI152 anatomy with a tumour and its oedema."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -51,27 +50,19 @@ def _smooth_maps(blur_mm: float) -> np.ndarray:
     return np.stack([ndimage.gaussian_filter(part, blur_mm, truncate=2.5) for part in maps])
 
 
-@dataclass(frozen=True)
 class Tumour:
-    """A tumour in MNI152 coordinates (mm)."""
+    """A random tumour in MNI152 coordinates (mm)."""
 
-    centre: np.ndarray
-    radius: float
-    whole: Shape
-    core: Shape
-    rim: float | None  # thickness of the enhancing rim of the core; None: nothing enhances
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Tumour":
-        radius = rng.uniform(15, 35)
-        centre = _tumour_centre(rng)
-        radii = radius * rng.uniform(0.8, 1.15, 3)
-        whole = wavy(_blob(rng, centre, radii), Ripples.draw(rng, 0.22 * radius, (24, 50)))
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.radius = rng.uniform(15, 35)
+        self.centre = _tumour_centre(rng)
+        radii = self.radius * rng.uniform(0.8, 1.15, 3)
+        self.whole = wavy(_blob(rng, self.centre, radii), Ripples(rng, 0.22 * self.radius, (24, 50)))
         inner = radii * rng.uniform(0.6, 0.76)
-        core = _blob(rng, centre + rng.uniform(-0.2, 0.2, 3) * radii, inner)
-        core = wavy(core, Ripples.draw(rng, 0.12 * radius, (18, 36)))
-        rim = None if rng.random() < 0.15 else rng.uniform(0.3, 0.5) * float(inner.min())
-        return cls(centre, radius, whole, core, rim)
+        core = _blob(rng, self.centre + rng.uniform(-0.2, 0.2, 3) * radii, inner)
+        self.core = wavy(core, Ripples(rng, 0.12 * self.radius, (18, 36)))
+        # Thickness of the enhancing rim of the core; None: nothing enhances.
+        self.rim = None if rng.random() < 0.15 else rng.uniform(0.3, 0.5) * float(inner.min())
 
 
 def _blob(rng: np.random.Generator, centre: np.ndarray, radii: np.ndarray) -> Shape:
@@ -90,7 +81,7 @@ def _tumour_centre(rng: np.random.Generator) -> np.ndarray:
 def brain(rng: np.random.Generator, scan: Acquisition) -> tuple[np.ndarray, np.ndarray]:
     """Image (int16, x y z 4, 0 outside the brain) and label (int16, x y z) on the grid of `scan`."""
     anatomy_rng, noise_rng = rng.spawn(2)
-    patient = _Patient.draw(anatomy_rng, scan.pose)
+    patient = _Patient(anatomy_rng, scan.pose)
     voxel = float(np.median(np.diag(scan.affine)[:3]))
     image = np.zeros((*scan.size, 4), np.float32)
     label = np.zeros(scan.size, np.int16)
@@ -102,26 +93,16 @@ def brain(rng: np.random.Generator, scan: Acquisition) -> tuple[np.ndarray, np.n
     return _add_artefacts(image, inside, scan, noise_rng), label
 
 
-@dataclass(frozen=True)
 class _Patient:
-    to_template: np.ndarray  # 4 x 4, scanner mm to MNI152 mm
-    warp: Warp
-    tumour: Tumour
-    tissue: dict[str, np.ndarray]
-    patches: Ripples
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, pose: np.ndarray) -> "_Patient":
+    def __init__(self, rng: np.random.Generator, pose: np.ndarray) -> None:
         shape = np.eye(4)
         shape[:3, :3] = rotation(rng.uniform(-4, 4, 3)) @ np.diag(rng.uniform(0.92, 1.06, 3))
         shape[:3, 3] = np.asarray(BRAIN_CENTRE) - shape[:3, :3] @ BRAIN_CENTRE
-        return cls(
-            to_template=np.linalg.inv(pose @ shape),
-            warp=Warp.draw(rng, 3.0, (60, 150)),
-            tumour=Tumour.draw(rng),
-            tissue={name: np.array(mean) * rng.uniform(0.93, 1.07, 4) for name, mean in TISSUE.items()},
-            patches=Ripples.draw(rng, 0.09, (8, 22), count=6),
-        )
+        self.to_template = np.linalg.inv(pose @ shape)  # 4 x 4, scanner mm to MNI152 mm
+        self.warp = Warp(rng, 3.0, (60, 150))
+        self.tumour = Tumour(rng)
+        self.tissue = {name: np.array(mean) * rng.uniform(0.93, 1.07, 4) for name, mean in TISSUE.items()}
+        self.patches = Ripples(rng, 0.09, (8, 22), count=6)
 
     def paint(self, world: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Intensities (... x 4), label (...) and brain mask (...) at scanner points (3 x ..., mm)."""
@@ -181,7 +162,7 @@ def _add_artefacts(
     out = np.zeros(image.shape, np.int16)
     for channel in range(image.shape[-1]):
         volume = image[..., channel]
-        bias = Ripples.draw(rng, rng.uniform(0.05, 0.15), (250, 500), count=3)
+        bias = Ripples(rng, rng.uniform(0.05, 0.15), (250, 500), count=3)
         gain = rng.uniform(0.6, 1.5)
         volume += noise(rng, volume.shape, rng.uniform(10, 20))
         apply_bias(volume, bias, scan.affine, gain)

@@ -1,10 +1,12 @@
 """Write a synthetic cohort below a data root, atomically."""
 
+import gzip
 import json
 import zlib
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
@@ -13,7 +15,6 @@ from bipvl.common.errors import BipvlError
 from bipvl.common.files import atomic_path, write_json
 from bipvl.common.lookup import choose
 from bipvl.data.synthetic.benchmarks import BENCHMARKS, Benchmark, Size
-from bipvl.data.synthetic.writers import write_nifti
 
 GENERATOR_VERSION = 1
 
@@ -111,3 +112,13 @@ def _record(root: Path, dataset: str, wanted: dict[str, Any]) -> None:
         datasets = dict(sorted((_recorded(root) | {dataset: wanted}).items()))
         record = {"cohort": "synthetic", "generator_version": GENERATOR_VERSION, "datasets": datasets}
         write_json(root / "cohort.json", record)
+
+
+def write_nifti(path: Path, image: nib.Nifti1Image) -> None:
+    """Write a `.nii.gz` without time and name in its header, so that equal volumes give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(path, "wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=2) as file,
+    ):
+        image.to_stream(file)

@@ -8,7 +8,7 @@ from tqdm.auto import trange
 
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import atomic_path, write_json
-from bipvl.data.synthetic.writers import write_nifti
+from bipvl.data.synthetic.cohort import write_nifti
 
 SIDE = 32
 """Voxels per side, of 2 mm."""

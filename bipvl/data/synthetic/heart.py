@@ -153,7 +153,7 @@ def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
         layers=tuple(layers),
         background=tissue.air,
         pose=pose,
-        warp=Warp.draw(rng, 3.0, (100, 240)),
+        warp=Warp(rng, 3.0, (100, 240)),
         grain_seed=int(rng.integers(2**31)),
     )
 

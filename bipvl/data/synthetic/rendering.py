@@ -29,20 +29,12 @@ class Layer:
     wall: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
 class Warp:
     """A smooth deformation that makes patients differ (mm, one field per axis)."""
 
-    fields: tuple[Ripples, Ripples, Ripples]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, height: float, lengths: tuple[float, float]) -> "Warp":
-        x, y, z = (Ripples.draw(rng, height, lengths, count=3) for _ in range(3))
-        return cls((x, y, z))
-
-    @property
-    def reach(self) -> float:
-        return max(part.reach for part in self.fields)
+    def __init__(self, rng: np.random.Generator, height: float, lengths: tuple[float, float]) -> None:
+        self.fields = [Ripples(rng, height, lengths, count=3) for _ in range(3)]
+        self.reach = max(part.reach for part in self.fields)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         return points + np.stack([part(points) for part in self.fields])

@@ -87,7 +87,7 @@ def ct(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def mr(image: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Add the blur, bias field and Rician noise of an MR scanner: float32 to int16, at least 0."""
     ndimage.gaussian_filter(image, 0.4, output=image)
-    bias = Ripples.draw(rng, rng.uniform(0.15, 0.35), (250, 500), count=3)
+    bias = Ripples(rng, rng.uniform(0.15, 0.35), (250, 500), count=3)
     sigma = rng.uniform(10, 18)
     gain = rng.uniform(0.6, 1.6)
     apply_bias(image, bias, affine)

@@ -191,27 +191,24 @@ def placed(
     return Shape(np.stack([moved.min(0), moved.max(0)]), distance)
 
 
-@dataclass(frozen=True)
 class Ripples:
-    """A smooth random field (mm): a sum of plane waves with random directions and wavelengths."""
+    """A smooth random field (mm): a sum of plane waves with random directions and wavelengths.
 
-    waves: np.ndarray  # n x 3, radians per mm
-    phases: np.ndarray  # n
-    heights: np.ndarray  # n, mm
+    Args:
+        height: typical size of the field, mm.
+        lengths: shortest and longest wavelength, mm.
+        count: number of waves.
+    """
 
-    @classmethod
-    def draw(
-        cls, rng: np.random.Generator, height: float, lengths: tuple[float, float], count: int = 4
-    ) -> "Ripples":
+    def __init__(
+        self, rng: np.random.Generator, height: float, lengths: tuple[float, float], count: int = 4
+    ) -> None:
         directions = rng.standard_normal((count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        waves = directions * (2 * np.pi / rng.uniform(*lengths, (count, 1)))
-        heights = rng.uniform(0.5, 1.0, count) * height / np.sqrt(count)
-        return cls(waves, rng.uniform(0, 2 * np.pi, count), heights)
-
-    @property
-    def reach(self) -> float:
-        return float(np.abs(self.heights).sum())
+        self.waves = directions * (2 * np.pi / rng.uniform(*lengths, (count, 1)))  # radians per mm
+        self.heights = rng.uniform(0.5, 1.0, count) * height / np.sqrt(count)
+        self.phases = rng.uniform(0, 2 * np.pi, count)
+        self.reach = float(np.abs(self.heights).sum())
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         total = np.zeros(points.shape[1:], np.float32)

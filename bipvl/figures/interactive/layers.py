@@ -90,12 +90,10 @@ def read_layers(
     affine = scan.affine @ np.diag([step, step, step, 1])
     sampled = (slice(None, None, step),) * 3
     grey = grey_values(spec, channels[..., 0])[sampled]
-    masks = {"Truth": truth, "Prediction": prediction}
-    overlays = [
-        _classes(title, _codes(mask, scan, spec)[sampled], spec)
-        for title, mask in masks.items()
-        if mask is not None
-    ]
+    overlays = []
+    for title, mask in {"Truth": truth, "Prediction": prediction}.items():
+        if mask is not None:
+            overlays.append(_classes(title, _codes(mask, scan, spec)[sampled], spec))
     if attention is not None:
         overlays.append(_attention(_open(attention), affine, grey.shape))
     return LayeredScan(grey=grey, affine=affine, overlays=tuple(overlays))
@@ -112,9 +110,7 @@ def _open(scan: ScanSource) -> nib.Nifti1Image:
 
 
 def _name(scan: ScanSource) -> str:
-    if isinstance(scan, nib.Nifti1Image):
-        return scan.get_filename() or "the volume"
-    return str(scan)
+    return str(scan) if isinstance(scan, (str, Path)) else scan.get_filename() or "the volume"
 
 
 def _codes(mask: ScanSource, image: nib.Nifti1Image, spec: DatasetSpec) -> np.ndarray:
@@ -139,18 +135,11 @@ def _classes(title: str, codes: np.ndarray, spec: DatasetSpec) -> Overlay:
 
 def _attention(scan: nib.Nifti1Image, affine: np.ndarray, shape: Sequence[int]) -> Overlay:
     """Attention resampled to the image's grid, in blocks; uniform outside its own grid."""
-    ratio = affine_transform(
-        np.asarray(scan.dataobj, float),
-        np.linalg.inv(scan.affine) @ affine,
-        output_shape=tuple(shape),
-        order=0,
-        mode="grid-constant",
-        cval=1.0,
-    )
+    volume, to_scan = np.asarray(scan.dataobj, float), np.linalg.inv(scan.affine) @ affine
+    outside = {"mode": "grid-constant", "cval": 1.0}
+    ratio = affine_transform(volume, to_scan, output_shape=tuple(shape), order=0, **outside)
     limit, steps = share_norm(100 * ratio).vmax, np.arange(256) / 255
-    share = (
-        1 + np.log(np.clip(ratio, 1 / limit, limit)) / np.log(limit)
-    ) / 2  # uniform attention in the middle
+    share = (1 + np.log(np.clip(ratio, 1 / limit, limit)) / np.log(limit)) / 2  # uniform attention: 0.5
     return Overlay(
         title="Attention",
         numbers=np.rint(255 * share).astype(np.uint8),
