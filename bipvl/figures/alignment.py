@@ -44,7 +44,7 @@ def language_runs(folders: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
         reading = [folder for folder in group if _reads_prompts(folder)]
         if not reading:
             problem = f"the study has no run on {dataset} of a network that reads prompts"
-            raise BipvlError(problem, "train one, such as bipvlseg", None)
+            raise BipvlError(problem, "train one, such as bipvlseg")
         found[dataset] = reading[0]
     return found
 
@@ -128,11 +128,10 @@ def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_similarity(table: pd.DataFrame) -> Figure:
     """One row per data set: similarities before and after training, from the ``similarity_table``."""
-    datasets = list(table["dataset"].unique())
-    figure = Figure(figsize=(style.WIDTH, 2.25 * len(datasets) + 0.9))
-    grid = figure.subplots(len(datasets), 2, squeeze=False)
-    for row, dataset in zip(grid, datasets, strict=True):
-        part = table[table["dataset"] == dataset]
+    count = table["dataset"].nunique()
+    figure = Figure(figsize=(style.WIDTH, 2.25 * count + 0.9))
+    grid = figure.subplots(count, 2, squeeze=False)
+    for row, (dataset, part) in zip(grid, table.groupby("dataset", sort=False), strict=True):
         for axes, step in zip(row, (part["step"].min(), part["step"].max()), strict=True):
             image = _matrix(axes, part[part["step"] == step])
         row[1].tick_params(labelleft=False)
@@ -140,7 +139,7 @@ def draw_similarity(table: pd.DataFrame) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("visual vector of class, by number")
     figure.align_ylabels(grid[:, 0])
-    bar = figure.colorbar(image, ax=grid, label="cosine similarity", shrink=0.9 / len(datasets), aspect=18)
+    bar = figure.colorbar(image, ax=grid, label="cosine similarity", shrink=0.9 / count, aspect=18)
     bar.outline.set_visible(False)
     classes = table.groupby("dataset", sort=False)["text_class"].nunique()
     style.caption(
@@ -158,20 +157,14 @@ def _matrix(axes: Axes, rows: pd.DataFrame) -> QuadMesh:
     names = list(rows["text_class"].unique())
     values = rows.pivot(index="text_class", columns="visual_class", values="similarity").loc[names, names]
     few, numbers = len(names) <= WRITTEN, range(1, len(names) + 1)
-    seaborn.heatmap(
-        values,
-        ax=axes,
-        square=True,
-        cbar=False,
-        cmap="RdBu_r",
-        vmin=-1,
-        vmax=1,
-        annot=values.map(lambda value: _number(value, 1)) if few else False,
-        fmt="",
-        annot_kws={"fontsize": style.SMALL},
-        yticklabels=[f"{name}  {number}" for number, name in zip(numbers, names, strict=True)],
-        xticklabels=[number if few or number % 2 else "" for number in numbers],
-    )
+    colours = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "cbar": False}
+    written = values.map(lambda value: _number(value, 1)) if few else False
+    ticks = {
+        "yticklabels": [f"{name}  {number}" for number, name in zip(numbers, names, strict=True)],
+        "xticklabels": [number if few or number % 2 else "" for number in numbers],
+    }
+    look = {"square": True, "annot": written, "fmt": "", "annot_kws": {"fontsize": style.SMALL}}
+    seaborn.heatmap(values, ax=axes, **colours, **look, **ticks)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(length=0, rotation=0)
     own = np.eye(len(names), dtype=bool)
@@ -197,13 +190,12 @@ def _cases(table: pd.DataFrame) -> str:
 def draw_embedding_map(table: pd.DataFrame) -> Figure:
     """One row per data set, one column per snapshot, from the ``embedding_table``."""
     table = table.assign(concept=table["concept"].fillna(""))
-    datasets = list(table["dataset"].unique())
+    count = table["dataset"].nunique()
     columns = min(PANELS, table.groupby("dataset")["step"].nunique().max())
-    figure = Figure(figsize=(style.WIDTH, 1.95 * len(datasets) + 0.9))
+    figure = Figure(figsize=(style.WIDTH, 1.95 * count + 0.9))
     ratios = {"width_ratios": [*[1] * columns, 0.3 * columns]}
-    grid = figure.subplots(len(datasets), columns + 1, squeeze=False, **ratios)
-    for row, dataset in zip(grid, datasets, strict=True):
-        part = table[table["dataset"] == dataset]
+    grid = figure.subplots(count, columns + 1, squeeze=False, **ratios)
+    for row, (dataset, part) in zip(grid, table.groupby("dataset", sort=False), strict=True):
         steps = sorted(set(part["step"]))
         shown = [steps[int(i)] for i in np.linspace(0, len(steps) - 1, min(PANELS, len(steps)))]
         for axes, step in zip(row, shown, strict=False):

@@ -100,11 +100,11 @@ def draw_architecture(table: pd.DataFrame) -> Figure:
         place = MARGIN + PITCH * (block.column + 0.5), ROW * (rows - block.row - 0.5)
         boxes[block.id] = _box(*place, 0.81, 0.56)
         title = textwrap.wrap(block.title, 13)
-        lines = filter(
-            None, [*title, block.detail, *map(_compact, block.shape.split("; ")), _amount_of(block)]
-        )
+        learnt = "learnt weight" if block.kind == "loss" else _amount(block.parameters)
+        lines = [*title, block.detail, *map(_compact, block.shape.split("; "))]
+        lines = [line for line in [*lines, learnt if block.parameters else ""] if line]
         frozen = block.state == "frozen"
-        _draw(axes, boxes[block.id], COLOURS[block.kind], list(lines), len(title), frozen=frozen)
+        _draw(axes, boxes[block.id], COLOURS[block.kind], lines, len(title), frozen=frozen)
     look = {"rotation": 90, "va": "center", "ha": "center", "fontsize": style.SMALL, "color": "#444444"}
     for row, lane in enumerate(LANES[:rows]):
         axes.text(0.14, ROW * (rows - row - 0.5), lane.replace(" ", "\n"), **look)
@@ -113,13 +113,6 @@ def draw_architecture(table: pd.DataFrame) -> Figure:
         _connect(axes, boxes[source], boxes[target], mutual=(target, source) in pairs)
     _architecture_caption(figure, table)
     return figure
-
-
-def _amount_of(block: Any) -> str:
-    """The line about a block's parameters."""
-    if not block.parameters:
-        return ""
-    return "learnt weight" if block.kind == "loss" else _amount(block.parameters)
 
 
 def _connect(axes: Axes, source: Bbox, target: Bbox, *, mutual: bool) -> None:

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.spec import DatasetSpec
-from bipvl.engine.build import build_network, build_objective
+from bipvl.engine.build import bipvlseg_arguments, build_network, build_objective
 from bipvl.engine.variants import VARIANTS, Variant, prompt_texts
 from bipvl.model.bipvlseg import BiPVLSeg
 from bipvl.model.decoder import UnetrDecoder
@@ -48,22 +48,16 @@ def structural_network(variant: Variant, spec: DatasetSpec, settings: dict[str, 
     """
     if not variant.language:
         problem = f"the variant '{variant.name}' reads no prompts"
-        raise BipvlError(problem, "only a variant that reads prompts has a diagram; choose one", None)
-    arguments = settings["network"] | settings["language"] | variant.options
-    text = arguments.pop("text")
+        raise BipvlError(problem, "only a variant that reads prompts has a diagram; choose one")
+    arguments = bipvlseg_arguments(variant, spec, settings)
+    text, _ = arguments.pop("text"), arguments.pop("text_weights", None)
     try:
         return build_network(variant, spec, settings), ""
     except BipvlError:
         if text == OFFLINE:
             raise
-    arguments.pop("text_weights", None)
-    network = network_class(variant.deviations)(
-        in_channels=len(spec.channels),
-        num_classes=spec.num_classes,
-        background=not spec.overlapping,
-        text_config={"model_type": "bert"},  # the defaults of this type are BERT-base
-        **arguments,
-    )
+    bert_base = {"model_type": "bert"}  # the defaults of this type
+    network = network_class(variant.deviations)(text_config=bert_base, **arguments)
     network.tokenizer = load_tokenizer(OFFLINE)  # bert-base-uncased's vocabulary
     return network, f"{text} could not be loaded: a random encoder of BERT-base size replaces it."
 
@@ -88,13 +82,16 @@ def architecture_table(
         BipvlError: the network has no tokenizer, or a universal head.
     """
     if network.head is not None:
-        raise BipvlError("the universal head has no diagram", "choose a variant without it", None)
+        raise BipvlError("the universal head has no diagram", "choose a variant without it")
     prompts = prompt_texts(variant, spec)
     blocks = [
         Block("prompts", "input", "Prompts", 0, TEXT, shape=f"{len(prompts)} × {len(prompts[0])} texts"),
         Block("volume", "input", "Volume", 0, VISION, shape=_shape([len(spec.channels), *crop])),
         *_text_blocks(network),
-        *_fusion_blocks(network),
+        *(
+            Block(f"fusion_{n}", "fusion", f"BiFusion {n}", n + 1, FUSION, [network.fusions[n - 1]])
+            for n in sorted(network.fused_stages)
+        ),
         *_vision_blocks(network.vision),
         *_decoder_blocks(network.decoder, network.vision.num_stages),
         *_head_blocks(network),
@@ -127,11 +124,6 @@ def _text_blocks(network: BiPVLSeg) -> Iterator[Block]:
         modules = [network.text.embeddings, *stage] if n == 0 else [*stage]
         yield Block(f"text_{n}", "text", f"Stage {n}", n + 1, TEXT, modules, layers)
         first = last + 1
-
-
-def _fusion_blocks(network: BiPVLSeg) -> Iterator[Block]:
-    for n in sorted(network.fused_stages):
-        yield Block(f"fusion_{n}", "fusion", f"BiFusion {n}", n + 1, FUSION, [network.fusions[n - 1]])
 
 
 def _vision_blocks(encoder: VisionEncoder) -> Iterator[Block]:
@@ -167,11 +159,10 @@ def _decoder_blocks(decoder: UnetrDecoder, stages: int) -> Iterator[Block]:
 
 
 def _head_blocks(network: BiPVLSeg) -> Iterator[Block]:
-    column = network.vision.num_stages + 2
+    column, visual, text = network.vision.num_stages + 2, network.visual_projection, network.text_projection
     yield Block("class_head", "head", "Class head", column, DECODER, [network.class_head])
-    for lane, row in (("visual", VISION), ("text", TEXT)):
-        module = getattr(network, f"{lane}_projection")
-        yield Block(f"{lane}_projection", "head", "Projection", column, row, [module])
+    yield Block("visual_projection", "head", "Projection", column, VISION, [visual])
+    yield Block("text_projection", "head", "Projection", column, TEXT, [text])
 
 
 def _loss_blocks(objective: Objective, stages: int) -> Iterator[Block]:

@@ -3,7 +3,6 @@
 import textwrap
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bipvl.figures import style
@@ -27,7 +26,11 @@ def draw_bench(table: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(quantities), len(AXES), sharex="col", squeeze=False)
     for row, quantity in zip(grid, quantities, strict=True):
         for axes, axis in zip(row, AXES, strict=True):
-            _panel(axes, varied[(varied["axis"] == axis) & (varied["quantity"] == quantity)])
+            part = varied[(varied["axis"] == axis) & (varied["quantity"] == quantity)].sort_values("size")
+            for column, title, colour, marker in NETWORKS:
+                axes.plot(part["size"], part[column], color=colour, marker=marker, ms=4, label=title)
+            axes.set_xticks(part["size"])
+            axes.set_ylim(0, 1.1 * part[["ours", "reference"]].max(axis=None))
         row[0].set_ylabel(textwrap.fill(quantity, 24))
     for axes, label in zip(grid[-1], AXES.values(), strict=True):
         axes.set_xlabel(label)
@@ -40,11 +43,3 @@ def draw_bench(table: pd.DataFrame) -> Figure:
         "one warm-up run.",
     )
     return figure
-
-
-def _panel(axes: Axes, table: pd.DataFrame) -> None:
-    table = table.sort_values("size")
-    for column, title, colour, marker in NETWORKS:
-        axes.plot(table["size"], table[column], color=colour, marker=marker, ms=4, label=title)
-    axes.set_xticks(table["size"])
-    axes.set_ylim(0, 1.1 * table[["ours", "reference"]].max(axis=None))

@@ -10,6 +10,9 @@ from bipvl.common.errors import BipvlError
 from bipvl.model.bifusion import Attention, BiFusion, TwoWayLayer
 from bipvl.model.released import ErasingFusion, ErasingLayer
 
+READS = {"text": "query T + E; key, value V", "image": "query V; key T + E; value T"}
+"""Lane → the tokens that its cross-attention reads."""
+
 
 def bifusion_table(fusion: BiFusion, stage: int, profile: str, *, variant: str = "bipvlseg") -> pd.DataFrame:
     """One row per step of the BiFusion at ``stage``, in the order of computation.
@@ -24,7 +27,7 @@ def bifusion_table(fusion: BiFusion, stage: int, profile: str, *, variant: str =
     """
     if not isinstance(fusion, BiFusion):
         problem = f"the variant '{variant}' has no BiFusion at stage {stage}"
-        raise BipvlError(problem, "choose another variant or stage", None)
+        raise BipvlError(problem, "choose another variant or stage")
     steps = _Steps()
     projection = fusion.text_in if isinstance(fusion.text_in, nn.Linear) else None
     width = fusion.layers[0].self_attn.q_proj.in_features
@@ -36,9 +39,8 @@ def bifusion_table(fusion: BiFusion, stage: int, profile: str, *, variant: str =
     for number, layer in enumerate(fusion.layers, start=1):
         _add_layer(steps, layer, number)
     if fusion.direction.text_reads:
-        detail = _attention("query T + E; key, value V", fusion.final_attn_text_to_image)
-        modules = [fusion.final_attn_text_to_image, fusion.norm_final_attn]
-        steps.add("text", "text_last", "Last cross-attention", detail, modules, crossing=True, residual=True)
+        modules = fusion.final_attn_text_to_image, fusion.norm_final_attn
+        steps.cross("text", "text_last", "Last cross-attention", *modules)
         if projection:
             title = f"Projection {width} → {text_width}"
             steps.add("text", "text_out", title, modules=[fusion.text_out])
@@ -47,27 +49,24 @@ def bifusion_table(fusion: BiFusion, stage: int, profile: str, *, variant: str =
         if reads:
             added = "" if isinstance(fusion, ErasingFusion) else lane
             steps.add(lane, f"{lane}_fused", f"Fused {lane} tokens", added=added, kind="output")
-    return steps.table().assign(profile=profile, variant=variant, stage=stage)
+    table = pd.DataFrame(steps.rows).assign(profile=profile, variant=variant, stage=stage)
+    return table.assign(feeds=table["feeds"].str.join(";"))
 
 
 def _add_layer(steps: "_Steps", layer: TwoWayLayer, number: int) -> None:
     """Add those of the steps 1 to 5 of METHOD.md that the layer has."""
-    prompted, of = not isinstance(layer, ErasingLayer), f"layer {number}"
+    prompted, title = not isinstance(layer, ErasingLayer), f"Cross-attention, layer {number}"
     detail = _attention("query, key T + E; value T" if prompted else "query, key, value T", layer.self_attn)
-    modules = [layer.self_attn, layer.norm_self_attn]
-    steps.add("text", f"text_self_{number}", f"Self-attention, {of}", detail, modules, residual=prompted)
+    modules, name = [layer.self_attn, layer.norm_self_attn], f"text_self_{number}"
+    steps.add("text", name, f"Self-attention, layer {number}", detail, modules, residual=prompted)
     if layer.direction.text_reads:
-        detail = _attention("query T + E; key, value V", layer.cross_attn_text_to_image)
-        modules, name = [layer.cross_attn_text_to_image, layer.norm_text_to_image], f"text_cross_{number}"
-        steps.add("text", name, f"Cross-attention, {of}", detail, modules, crossing=True, residual=True)
-    modules, name = [layer.mlp, layer.norm_mlp], f"text_mlp_{number}"
-    steps.add("text", name, f"MLP, {of}", _mlp(layer.mlp), modules, residual=True)
+        modules = layer.cross_attn_text_to_image, layer.norm_text_to_image
+        steps.cross("text", f"text_cross_{number}", title, *modules)
+    steps.mlp("text", number, layer.mlp, layer.norm_mlp)
     if layer.direction.image_reads:
-        detail = _attention("query V; key T + E; value T", layer.cross_attn_image_to_text)
-        modules, name = [layer.cross_attn_image_to_text, layer.norm_image_to_text], f"image_cross_{number}"
-        steps.add("image", name, f"Cross-attention, {of}", detail, modules, crossing=True, residual=True)
-        modules, name = [layer.image_mlp, layer.norm_image_mlp], f"image_mlp_{number}"
-        steps.add("image", name, f"MLP, {of}", _mlp(layer.image_mlp), modules, residual=True)
+        modules = layer.cross_attn_image_to_text, layer.norm_image_to_text
+        steps.cross("image", f"image_cross_{number}", title, *modules)
+        steps.mlp("image", number, layer.image_mlp, layer.norm_image_mlp)
 
 
 class _Steps:
@@ -98,12 +97,7 @@ class _Steps:
         row = max(self.free[key] for key in lanes)
         self.free |= dict.fromkeys(lanes, row + 1)
         self.ends[lane] = {
-            "id": name,
-            "kind": kind,
-            "lane": lane,
-            "row": row,
-            "title": title,
-            "detail": detail,
+            **{"id": name, "kind": kind, "lane": lane, "row": row, "title": title, "detail": detail},
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
             "added": self.ends[lane]["id"] if residual else added,
             "norm": any(isinstance(module, nn.LayerNorm) for module in modules),
@@ -111,18 +105,21 @@ class _Steps:
         }
         self.rows.append(self.ends[lane])
 
+    def cross(self, lane: str, name: str, title: str, attention: Attention, norm: nn.Module) -> None:
+        """Add the cross-attention with which a lane reads the other one."""
+        detail = _attention(READS[lane], attention)
+        self.add(lane, name, title, detail, [attention, norm], crossing=True, residual=True)
+
+    def mlp(self, lane: str, number: int, module: nn.Sequential, norm: nn.Module) -> None:
+        """Add the MLP of a layer."""
+        detail = f"{module[0].in_features} → {module[0].out_features} → {module[-1].out_features}"
+        name = f"{lane}_mlp_{number}"
+        self.add(lane, name, f"MLP, layer {number}", detail, [module, norm], residual=True)
+
     def level(self) -> None:
         """Place the next step of both lanes at the same height."""
         self.free = dict.fromkeys(self.free, max(self.free.values()))
 
-    def table(self) -> pd.DataFrame:
-        """All steps as a table."""
-        return pd.DataFrame(self.rows).assign(feeds=[";".join(row["feeds"]) for row in self.rows])
-
 
 def _attention(reads: str, module: Attention) -> str:
     return f"{reads}; width {module.q_proj.out_features}, heads {module.heads}"
-
-
-def _mlp(module: nn.Sequential) -> str:
-    return f"{module[0].in_features} → {module[0].out_features} → {module[-1].out_features}"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -102,7 +101,8 @@ def draw_training_curves(table: pd.DataFrame) -> Figure:
     entries += [look for term, look in TERMS.items() if term in terms or LOG + term in logs]
     handles = [Line2D([], [], color=colour, lw=2, label=label) for label, colour in entries]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
-    widths = table[table["term"] == "total"].groupby(["dataset", "variant", "seeds"])["step"].agg(_spacing)
+    runs = table[table["term"] == "total"].groupby(["dataset", "variant", "seeds"])["step"]
+    widths = runs.agg(lambda steps: steps.diff().median()).fillna(1)  # a single step has no distance
     windows = " to ".join(f"{w:.0f}" for w in sorted({widths.min().round(), widths.max().round()}))
     style.caption(
         figure,
@@ -112,10 +112,6 @@ def draw_training_curves(table: pd.DataFrame) -> Figure:
         "decoder.",
     )
     return figure
-
-
-def _spacing(steps: pd.Series) -> float:
-    return float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0
 
 
 def _curves(axes: Axes, table: pd.DataFrame, names: list[str], variants: list[str]) -> None:

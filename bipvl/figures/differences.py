@@ -15,11 +15,12 @@ COLOUR = "#0072b2"
 
 def draw_ablation(table: pd.DataFrame) -> Figure:
     """One panel per data set, one row per variant, from the table of ``comparisons.compare``."""
-    datasets, variants = list(table["dataset"].unique()), list(table["variant"].unique())
+    count, variants = table["dataset"].nunique(), list(table["variant"].unique())
     height = 0.28 * len(variants)
-    figure, grid = style.panel_grid(len(datasets), 2, height=height, margin=1.5, sharex=True, sharey=True)
-    for axes, dataset in zip(grid.flat, datasets, strict=False):
-        _panel(axes, table[table["dataset"] == dataset].set_index("variant").loc[variants])
+    figure, grid = style.panel_grid(count, 2, height=height, margin=1.5, sharex=True, sharey=True)
+    for axes, (dataset, part) in zip(grid.flat, table.groupby("dataset", sort=False), strict=False):
+        _panel(axes, part.set_index("variant").loc[variants])
+        axes.set_title(f"{dataset_title(dataset)}, n = {part['cases'].iloc[0]} cases", loc="left")
     reference = variant_title(table["reference"].iloc[0])
     for axes in grid[-1]:
         axes.set_xlabel(f"difference in mean Dice to {reference}")
@@ -42,5 +43,3 @@ def _panel(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(row.difference, place, "D", color=COLOUR, ms=4)
         style.row_note(axes, place, f"p = {row.p_holm:.2g}" if np.isfinite(row.p_holm) else "")
     axes.axvline(0, color="#767676", lw=0.8)
-    title = f"{dataset_title(table['dataset'].iloc[0])}, n = {table['cases'].iloc[0]} cases"
-    axes.set_title(title, loc="left")

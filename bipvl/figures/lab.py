@@ -113,13 +113,13 @@ def _caption(figure: Figure, table: pd.DataFrame, facts: Mapping[str, Any]) -> N
     style.caption(
         figure,
         provenance(table.dropna(subset=["dataset"])),
-        f"{variant_title(facts['variant'])} on "
-        f"{dataset_title(facts['dataset'])}, case {facts['case']} (n = 1): a window of {facts['window']} "
+        f"{variant_title(facts['variant'])} on {dataset_title(facts['dataset'])}, case {facts['case']} "
+        f"(n = 1): a window of {facts['window']} "
         f"voxels around the class {edited}, its axial slice with most of it (white: truth; R: patient's "
         f"right). Each row edits only the {facts['concept']} of this class's prompt. Changed: voxels of the "
         f"window whose classes differ from the first row; Dice: of {edited} in the window. "
         f"“{facts['word']}”: where this word looks in the last layer of a stage's fusion, mean over heads. "
         "Similarity: cosine of the class's global text vector with each class's visual vector in the window "
-        f"(black lines: the first row; black edge: the class itself).",
+        "(black lines: the first row; black edge: the class itself).",
         panels.channel_sentence(facts),
     )

@@ -132,16 +132,14 @@ def channel_sentence(facts: Mapping[str, str | float]) -> str:
     return "" if facts["channel"] in ("CT", "MR") else f"Channel shown: {facts['channel']}."
 
 
-def patch(number: int, text: str) -> Patch:
-    """A class's legend entry, with its number."""
-    figure_space = "\u2007"  # as wide as a digit
-    name = f"{str(number).rjust(2, figure_space)}  {text}"
-    return Patch(facecolor=style.class_colour(number - 1), label=name)
-
-
 def patches(names: Sequence[str], numbers: Iterable[int], width: int = 20) -> list[Patch]:
-    """Legend entries of classes, their names wrapped at ``width`` characters."""
-    return [patch(n, textwrap.fill(names[n - 1], width, subsequent_indent=" " * 6)) for n in sorted(numbers)]
+    """Legend entries of classes, with their numbers; names are wrapped at ``width`` characters."""
+    entries = []
+    for n in sorted(numbers):
+        name = textwrap.fill(names[n - 1], width, subsequent_indent=" " * 6)
+        number = str(n).rjust(2, "\u2007")  # a space as wide as a digit
+        entries.append(Patch(facecolor=style.class_colour(n - 1), label=f"{number}  {name}"))
+    return entries
 
 
 def panel_width(columns: int, text: float = TEXT) -> float:

@@ -21,13 +21,14 @@ PROMPTED = "bipvlseg-prompted"
 
 def draw_prompt_robustness(table: pd.DataFrame) -> Figure:
     """One panel per data set, one row per edit, from the table of ``prompt_robustness``."""
-    datasets, edits = list(table["dataset"].unique()), list(table["prompts"].unique())
+    count, edits = table["dataset"].nunique(), list(table["prompts"].unique())
     height = 0.36 * len(edits)
-    figure, grid = style.panel_grid(len(datasets), 2, height=height, margin=1.5, sharex=True, sharey=True)
+    figure, grid = style.panel_grid(count, 2, height=height, margin=1.5, sharex=True, sharey=True)
     training = (table["trained"] == "full").map({True: "full", False: "edited"})
     table = table.assign(training=training.mask(table["variant"] == PROMPTED, "prompted"))
-    for axes, dataset in zip(grid.flat, datasets, strict=False):
-        _panel(axes, table[table["dataset"] == dataset], edits)
+    for axes, (dataset, part) in zip(grid.flat, table.groupby("dataset", sort=False), strict=False):
+        _panel(axes, part, edits)
+        axes.set_title(f"{dataset_title(dataset)}, n = {part['case'].nunique()} cases", loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("Dice (mean over classes)")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -52,5 +53,3 @@ def _panel(axes: Axes, table: pd.DataFrame, edits: list[str]) -> None:
             label = None  # one legend entry per training
     full = table.loc[(table["prompts"] == "full") & (table["training"] == "full"), "value"]
     axes.axvline(full.mean(), color="#767676", lw=0.8, ls=(0, (4, 2)), zorder=0)
-    cases = table["case"].nunique()
-    axes.set_title(f"{dataset_title(table['dataset'].iloc[0])}, n = {cases} cases", loc="left")

@@ -24,12 +24,12 @@ def spread(count: int, width: float) -> np.ndarray:
 
 def draw_main_dice(table: pd.DataFrame) -> Figure:
     """Mean Dice of every case, one panel per data set, from the table of ``statistics.case_means``."""
-    datasets = list(table["dataset"].unique())
-    width = max(1.75 * min(4, len(datasets)), 3.5)
-    figure, grid = style.panel_grid(len(datasets), 4, height=2.9, width=width, sharey=True)
+    count = table["dataset"].nunique()
+    width = max(1.75 * min(4, count), 3.5)
+    figure, grid = style.panel_grid(count, 4, height=2.9, width=width, sharey=True)
     colours = style.variant_colours(table["variant"])
-    for axes, dataset in zip(grid.flat, datasets, strict=False):
-        _panel(axes, table[table["dataset"] == dataset], colours)
+    for axes, (_, part) in zip(grid.flat, table.groupby("dataset", sort=False), strict=False):
+        _panel(axes, part, colours)
     for axes in grid[:, 0]:
         axes.set_ylabel("Dice (mean over classes)")
     style.caption(

@@ -1,5 +1,6 @@
 """Tables of pixels, so that a slice with its masks can be drawn without the scan."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +152,8 @@ def samples_table(
     cases = {case.id: case for case in list_cases(spec, data_root)}
     sizes = f"{len(split.train)} training, {len(split.val)} validation and {len(split.test)} test cases"
     origin = {"cohort": cohort_of(data_root), "profile": profile, "cases": sizes}
-    parts = [
-        slice_table(spec, cases[case_id], origin=origin, plane=plane)
-        for case_id in split.train[:count]
-        for plane in PLANES
-    ]
+    shown = itertools.product(split.train[:count], PLANES)
+    parts = [slice_table(spec, cases[case_id], origin=origin, plane=plane) for case_id, plane in shown]
     return pd.concat(parts, ignore_index=True)
 
 

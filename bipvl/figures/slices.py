@@ -180,7 +180,7 @@ def draw_data_samples(table: pd.DataFrame) -> Figure:
                 axes.set_ylabel(f"{plane}{', truth' if overlaid else ''}")
     below = figure.add_subplot(grid[-1, :])
     below.set_axis_off()
-    handles = [panels.patch(number, title) for number, title in enumerate(titles, start=1)]
+    handles = panels.patches(titles, range(1, len(titles) + 1), width=999)
     below.legend(handles=handles, loc="center", ncols=columns, **LEGEND)
     facts = slices[0].facts
     figure.suptitle(dataset_title(facts["dataset"]), fontsize=9)

@@ -51,10 +51,8 @@ def attention_table(folder: str | Path, data_root: str | Path) -> pd.DataFrame:
     run = Run.open(folder)
     (shown,) = median_cases({run.spec.name: [Path(folder)]}, data_root)
     origin = shown.origin | {"variant": run.variant.name, "spacing": times(run.config["spacing"])}
-    return pd.concat(
-        [window_table(shown, window, origin) for window in attended_windows(run, shown.case)],
-        ignore_index=True,
-    )
+    parts = [window_table(shown, window, origin) for window in attended_windows(run, shown.case)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def window_table(shown: ShownCase, window: "AttendedWindow", origin: Mapping[str, object]) -> pd.DataFrame:
@@ -165,13 +163,13 @@ def _caption(figure: Figure, table: pd.DataFrame, facts: Mapping[str, Any]) -> N
     style.caption(
         figure,
         provenance(table.dropna(subset=["dataset"])),
-        f"{dataset_title(facts['dataset'])}, case "
-        f"{facts['case']}: {facts['rule']} (n = {facts['cases']} test cases). Where a word of a prompt "
+        f"{dataset_title(facts['dataset'])}, case {facts['case']}: {facts['rule']} "
+        f"(n = {facts['cases']} test cases). Where a word of a prompt "
         f"looks in {variant_title(facts['variant'])}: its text → image attention in the last layer of each "
         "stage's fusion, mean over heads, as a multiple of uniform attention over the window "
         f"({facts['window']} voxels of {facts['spacing']} mm around the class). Words: the last word of the "
         f"title before “of” or “in”, for the {table['dataset'].count()} largest classes. Shown: the axial "
         "slice with most of the class (outline: truth; R: patient's right). Inside: mean over the class's "
-        f"voxels in the window.",
+        "voxels in the window.",
         panels.channel_sentence(facts),
     )

@@ -126,16 +126,13 @@ class Lab:
         masks = class_masks(labels, self.spec)
         vectors = Snapshot(step=0, cases=1, visual=output.visual[0].cpu(), text=output.text[0].cpu())
         temperature = self.run.variant.objective.get("temperature", TEMPERATURE)
-        maps = {}
-        if word.lower() in self.words(texts, c):
-            maps = word_attention(self.network, volume, texts, c, word)
+        known = word.lower() in self.words(texts, c)
+        maps = word_attention(self.network, volume, texts, c, word) if known else {}
         return Answer(
             masks=masks,
             dice=dice_scores(masks, window.truth)[c].item(),
             similarity=vectors.similarity(temperature)[c].numpy(),
-            attention={
-                stage: attention.numel() * attention.cpu().numpy() for stage, attention in maps.items()
-            },
+            attention={stage: share.numel() * share.cpu().numpy() for stage, share in maps.items()},
         )
 
     def table(self, window: ClassWindow, asked: Mapping[str, Texts], word: str, concept: str) -> pd.DataFrame:

@@ -61,9 +61,8 @@ class LabForm(ipywidgets.VBox):
     def _reset(self, _: Any = None) -> None:
         """Show the trained text of the chosen concept and its answer."""
         trained = self.lab.texts[self.structure.value]
-        self.text.value = trained[column(self.lab.texts, self.concept.value)].removeprefix(
-            f"{self.concept.value}: "
-        )
+        text = trained[column(self.lab.texts, self.concept.value)]
+        self.text.value = text.removeprefix(f"{self.concept.value}: ")
         self._offer_words()
         noun = head_noun(trained[0])
         self.word.value = noun if noun in self.word.options else self.word.options[0]
@@ -72,13 +71,12 @@ class LabForm(ipywidgets.VBox):
     def _offer_words(self, _: Any = None) -> None:
         """Offer the words of the trained prompt and those that the form's text adds."""
         try:
-            trained, edited = (
-                self.lab.words(t, self.structure.value) for t in (self.lab.texts, self.texts())
-            )
+            prompts = self.lab.texts, self.texts()
+            words = [word for texts in prompts for word in self.lab.words(texts, self.structure.value)]
         except BipvlError as error:
             self._show_error(error)
             return
-        chosen, self.word.options = self.word.value, list(dict.fromkeys([*trained, *edited]))
+        chosen, self.word.options = self.word.value, list(dict.fromkeys(words))
         if chosen in self.word.options:
             self.word.value = chosen
 

@@ -99,13 +99,17 @@ def make_widget(scan: LayeredScan, *, caption: str = "", height: int = 360) -> A
         slice_type=niivue.SliceType.MULTIPLANAR,
         crosshair_width=0.3,
     )
-    grey = niivue.Volume(
-        data=_nifti(scan.grey, scan.affine), name="image.nii", colormap="gray", cal_min=0, cal_max=255
-    )
+    data = _nifti(scan.grey, scan.affine)
+    grey = niivue.Volume(data=data, name="image.nii", colormap="gray", cal_min=0, cal_max=255)
     volumes = [grey, *(_volume(overlay, scan.affine) for overlay in scan.overlays)]
     viewer.load_volumes(volumes)
     titles = ["Image", *(overlay.title for overlay in scan.overlays)]
-    sliders = [_opacity(title, volume) for title, volume in zip(titles, volumes, strict=True)]
+    sliders = []
+    for title, volume in zip(titles, volumes, strict=True):
+        slider = ipywidgets.FloatSlider(volume.opacity, min=0, max=1, step=0.05, description=title)
+        slider.readout, slider.layout.width = False, "220px"
+        ipywidgets.jslink((slider, "value"), (volume, "opacity"))  # works without the kernel
+        sliders.append(slider)
     entry = '<span style="white-space:nowrap"><span style="color:{}">&#9632;</span> {}</span>'
     legend = " &ensp; ".join(entry.format(colour, escape(text)) for colour, text in _legend(scan))
     below = ipywidgets.HTML(f"<div>{legend}</div><div>{escape(caption)}</div>")
@@ -144,16 +148,6 @@ def _nifti(numbers: np.ndarray, affine: np.ndarray, *, classes: bool = False) ->
     if classes:
         image.header.set_intent("label")
     return image.to_bytes()
-
-
-def _opacity(title: str, volume: Any) -> Any:
-    """An opacity slider that works in the browser, without the kernel."""
-    import ipywidgets
-
-    slider = ipywidgets.FloatSlider(volume.opacity, min=0, max=1, step=0.05, description=title)
-    slider.readout, slider.layout.width = False, "220px"
-    ipywidgets.jslink((slider, "value"), (volume, "opacity"))
-    return slider
 
 
 def _legend(scan: LayeredScan) -> list[tuple[str, str]]:
