@@ -91,13 +91,12 @@ def listed_parts(spec: DatasetSpec) -> dict[str, tuple[str, ...]] | None:
 def split_issues(parts: Mapping[str, Sequence[str]], cases: Sequence[Case]) -> Iterator[BipvlError]:
     """All issues of the parts that a data set lists."""
     ids = [i for part in PARTS for i in parts[part]]
-    where = "'split' in the data set's YAML"
     if unknown := _unknown(ids, cases):
-        fix = f"correct {where}, or add the files"
+        fix = "correct 'split' in the data set's YAML, or add the files"
         yield BipvlError(f"has no case {_some(unknown)}, named in 'split'", fix)
     if left := sorted({case.id for case in cases} - {*ids}):
         problem = f"has {len(left)} cases in no part of 'split', such as {left[0]}"
-        yield BipvlError(problem, f"add each to {where}")
+        yield BipvlError(problem, "add each to 'split' in the data set's YAML")
     if repeated := _repeated(ids):
         problem = f"has {_some(repeated)} more than once in 'split'"
         yield BipvlError(problem, "put each case in one part only")

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bipvl.data.synthetic import trunk
 from bipvl.data.synthetic.bowel import bowel_layers
 from bipvl.data.synthetic.rendering import Layer, Scene, Warp
 from bipvl.data.synthetic.shapes import (
+    ZERO,
     Ripples,
     Shape,
     ellipsoid,
@@ -34,23 +36,15 @@ HU |= {"prostate/uterus": 106, "heart": 120}
 
 @dataclass(frozen=True)
 class Jitter:
-    """Move, scale and rotate an organ at random, up to `shift` mm, a fraction `scale`, and `degrees`."""
+    """Move, scale and rotate an organ at random, up to `shift` mm, a fraction `scale`, and 12 degrees."""
 
     rng: np.random.Generator
 
     def __call__(
-        self,
-        shape: Shape,
-        *,
-        shift: float = 9.0,
-        scale: float = 0.16,
-        degrees: float = 12.0,
-        along: np.ndarray | None = None,
+        self, shape: Shape, *, shift: float = 9.0, scale: float = 0.16, along: ArrayLike = ZERO
     ) -> Shape:
-        moved = self.rng.uniform(-shift, shift, 3)
-        if along is not None:
-            moved += along
-        matrix = rotation(self.rng.uniform(-degrees, degrees, 3))
+        moved = self.rng.uniform(-shift, shift, 3) + along
+        matrix = rotation(self.rng.uniform(-12, 12, 3))
         size = 1 + self.rng.uniform(-scale, scale)
         return placed(shape, matrix, scale=size, pivot=shape.bounds.mean(0), shift=moved)
 
@@ -85,13 +79,8 @@ def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
     layers += _vessels(jitter, hu, breath)
     layers += _small_organs(jitter, hu, upper) + adrenals
     layers += _pelvic_organs(jitter, hu)
-    return Scene(
-        layers=tuple(layers),
-        background=trunk.CT.air,
-        pose=pose,
-        warp=Warp(rng, 5.0, (140, 320)),
-        grain_seed=int(rng.integers(2**31)),
-    )
+    warp = Warp(rng, 5.0, (140, 320))
+    return Scene(layers, trunk.CT.air, pose, warp, grain_seed=int(rng.integers(2**31)))
 
 
 def _mediastinum(breath: float) -> Shape:

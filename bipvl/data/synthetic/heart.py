@@ -149,13 +149,8 @@ def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
     for name, shape in heart.items():
         wall = None if name == "lv" else (1.0 if name == "myo" else 2.5, blood["wall"])
         layers.append(Layer(place(shape), ((0, blood[name]),), CODES[name], grain=6, wall=wall))
-    return Scene(
-        layers=tuple(layers),
-        background=tissue.air,
-        pose=pose,
-        warp=Warp(rng, 3.0, (100, 240)),
-        grain_seed=int(rng.integers(2**31)),
-    )
+    warp = Warp(rng, 3.0, (100, 240))
+    return Scene(layers, tissue.air, pose, warp, grain_seed=int(rng.integers(2**31)))
 
 
 def _chest_layers(

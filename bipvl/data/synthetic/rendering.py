@@ -47,7 +47,7 @@ class Scene:
     `pose` (4 x 4) maps patient axes to scanner (RAS+ world) coordinates.
     """
 
-    layers: tuple[Layer, ...]
+    layers: list[Layer]
     background: float
     pose: np.ndarray
     warp: Warp

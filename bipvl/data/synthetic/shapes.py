@@ -14,6 +14,7 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.spatial.transform import Rotation
 
 EVERYWHERE = np.array([[-np.inf] * 3, [np.inf] * 3])
+ZERO = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def _smooth_min(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     return np.minimum(a, b) - bump * bump * (0.25 / blend)
 
 
-def ellipsoid(centre: ArrayLike, radii: ArrayLike, degrees: ArrayLike = (0.0, 0.0, 0.0)) -> Shape:
+def ellipsoid(centre: ArrayLike, radii: ArrayLike, degrees: ArrayLike = ZERO) -> Shape:
     """An ellipsoid with half-axes `radii` (mm), rotated by `degrees` about x, y and z."""
     matrix = rotation(degrees)
     reach = np.sqrt(((matrix * np.asarray(radii)) ** 2).sum(1))
@@ -172,12 +173,7 @@ def stacked(shape: Shape, pitch: float, phase: float, low: float, high: float) -
 
 
 def placed(
-    shape: Shape,
-    matrix: np.ndarray,
-    *,
-    scale: float = 1.0,
-    pivot: ArrayLike = (0, 0, 0),
-    shift: ArrayLike = (0, 0, 0),
+    shape: Shape, matrix: np.ndarray, *, scale: float = 1.0, pivot: ArrayLike = ZERO, shift: ArrayLike = ZERO
 ) -> Shape:
     """`shape`, rotated by `matrix` and scaled about `pivot` (mm), then shifted (mm)."""
     moved = (corners(shape.bounds) - pivot) @ (matrix.T * scale) + np.add(pivot, shift)
@@ -220,4 +216,5 @@ class Ripples:
 
 def wavy(shape: Shape, ripples: Ripples) -> Shape:
     """`shape` with an uneven surface: `ripples` (mm) are added to the distance."""
-    return Shape(padded(shape.bounds, ripples.reach), lambda points: shape.distance(points) + ripples(points))
+    bounds = padded(shape.bounds, ripples.reach)
+    return Shape(bounds, lambda points: shape.distance(points) + ripples(points))
