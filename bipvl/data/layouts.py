@@ -86,9 +86,8 @@ def find_cases(spec: DatasetSpec, data_root: str | Path) -> tuple[list[Case], li
     """The cases that a data set declares, sorted by id, each once; and all issues of the declaration."""
     folder = Path(data_root) / spec.folder
     if not os.path.isdir(folder):
-        return [], [
-            BipvlError("is not a folder", f"check the data root, since {spec.title} is expected here", folder)
-        ]
+        fix = f"check the data root, since {spec.title} is expected here"
+        return [], [BipvlError("is not a folder", fix, folder)]
     found = [*_placed_entries(spec, folder)]
     issues = [entry for entry in found if isinstance(entry, BipvlError)]
     cases = sorted((entry for entry in found if isinstance(entry, Case)), key=lambda case: case.id)

@@ -96,9 +96,8 @@ def _check_label(spec: DatasetSpec, path: Path) -> FileReport:
     codes = frozenset(int(value) for value in values if value and np.isfinite(value))
     empty = None if codes else BipvlError("holds background only", "label the case, or leave it out")
     issues.append(value_issue(values, spec.known_codes) or empty)
-    return FileReport(
-        issues=_about(path, issues), grid=scan.grid, checksum=_summarise(scan).checksum, codes=codes
-    )
+    checksum = _summarise(scan).checksum
+    return FileReport(issues=_about(path, issues), grid=scan.grid, checksum=checksum, codes=codes)
 
 
 @dataclass(frozen=True)

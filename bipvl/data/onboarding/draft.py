@@ -112,9 +112,8 @@ def draft(folder: Path, output: Path, name: str, *, progress: bool = True) -> Dr
     text = "\n".join(lines) + "\n"
     # Invalid content raises an error here, before anything is written.
     spec = parse_spec(yaml.safe_load(text.replace(FILL_IN, "class")), output)
-    return Draft(
-        path=output, yaml=text, prompts=_prompts(classes, spec.modality), spec=spec, cases=len(cases)
-    )
+    texts = _prompts(classes, spec.modality)
+    return Draft(path=output, yaml=text, prompts=texts, spec=spec, cases=len(cases))
 
 
 def data_root(folder: Path) -> tuple[Path, str]:

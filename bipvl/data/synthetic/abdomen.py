@@ -55,7 +55,7 @@ class Jitter:
 
 def abdomen(rng: np.random.Generator, pose: np.ndarray) -> Scene:
     """One patient (HU); `pose` (4 x 4) maps patient axes to scanner coordinates (mm)."""
-    body = trunk.Body.draw(rng)
+    body = trunk.Body(rng)
     breath = rng.uniform(-10, 10)  # mm; organs attached to the diaphragm move with it
     hu = {name: value + rng.normal(0, 4) for name, value in HU.items()}
     hu["aorta"] += rng.uniform(-10, 40)
@@ -175,9 +175,8 @@ def _vessels(jitter: Jitter, hu: dict[str, float], breath: float) -> list[Layer]
     rng = jitter.rng
     bow = rng.normal(0, 5)
     wide = rng.uniform(0.9, 1.3)
-    aorta = np.array(
-        [[-27, -46, 240], [-23, -40, 120], [-13 + bow, -32, 50], [-11 - bow, -28, -20], [-5, -28, -84]], float
-    )
+    path = [[-27, -46, 240], [-23, -40, 120], [-13 + bow, -32, 50], [-11 - bow, -28, -20], [-5, -28, -84]]
+    aorta = np.array(path, float)
     shift = np.array([*rng.uniform(-7, 7, 2), 0]) - [3, 0, 0]
     shape = tube(aorta + shift, np.array([13, 12.5, 11.5, 11, 10]) * wide)
     layers = [Layer(shape, ((0, hu["aorta"]),), CODES["aorta"])]
@@ -199,14 +198,12 @@ def _vessels(jitter: Jitter, hu: dict[str, float], breath: float) -> list[Layer]
 def _small_organs(jitter: Jitter, hu: dict[str, float], upper: np.ndarray) -> list[Layer]:
     half = upper / 2
     rng = jitter.rng
-    pancreas = np.array(
-        [[40, 6, -18], [38, 16, 8], [12, 27, 24], [-24, 22, 34], [-52, 6, 42], [-74, -6, 50]], float
-    )
+    path = [[40, 6, -18], [38, 16, 8], [12, 27, 24], [-24, 22, 34], [-52, 6, 42], [-74, -6, 50]]
+    pancreas = np.array(path, float)
     pancreas[1:] += rng.normal(0, 4, (5, 3))
     gland = jitter.lumpy(jitter(tube(pancreas, [12, 16, 11, 12, 12, 10])), 2.5, (14, 30))
-    duodenum = np.array(
-        [[30, 46, 20], [56, 30, 14], [66, 8, -18], [54, -4, -50], [16, -4, -56], [-20, 8, -34]], float
-    )
+    path = [[30, 46, 20], [56, 30, 14], [66, 8, -18], [54, -4, -50], [16, -4, -56], [-20, 8, -34]]
+    duodenum = np.array(path, float)
     duodenum += rng.normal(0, 4, duodenum.shape)
     gut = jitter(tube(duodenum, [12, 14, 14, 13, 12, 12]), along=half)
     pear = np.array([[62, 66, 2], [54, 58, 18], [44, 44, 36], [36, 34, 46]])

@@ -126,7 +126,7 @@ def chest(rng: np.random.Generator, pose: np.ndarray, modality: str) -> Scene:
     tissue = trunk.CT if modality == "ct" else trunk.MR
     bright = rng.uniform(0.95, 1.05)
     blood = {name: bright * (value + rng.normal(0, 7)) for name, value in BLOOD[modality].items()}
-    body = trunk.Body.draw(rng)
+    body = trunk.Body(rng)
     heart, sac = _heart(Jitter(rng))
     centre = np.asarray(HEART_CENTRE) + rng.uniform(-12, 12, 3)
     matrix, scale = rotation(rng.uniform(-25, 25, 3)), rng.uniform(0.82, 1.18)

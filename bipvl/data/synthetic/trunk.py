@@ -47,22 +47,14 @@ CT = Tissues(air=-1000, lung=-850, fat=-105, skin=5, muscle=46, cortex=480, marr
 MR = Tissues(air=0, lung=18, fat=75, skin=90, muscle=145, cortex=25, marrow=95, disc=170, fluid=420)
 
 
-@dataclass(frozen=True)
 class Body:
     """One patient's build (mm)."""
 
-    girth: float  # relative to the average half-widths
-    fat: float  # thickness of the subcutaneous fat
-    muscle: float  # thickness of the muscular wall
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Body":
+    def __init__(self, rng: np.random.Generator) -> None:
         weight = rng.uniform(0, 1)
-        return cls(
-            girth=0.9 + 0.18 * weight + rng.uniform(-0.02, 0.02),
-            fat=5 + 22 * weight * rng.uniform(0.6, 1),
-            muscle=rng.uniform(8, 14),
-        )
+        self.girth = 0.9 + 0.18 * weight + rng.uniform(-0.02, 0.02)  # relative to the average half-widths
+        self.fat = 5 + 22 * weight * rng.uniform(0.6, 1)  # thickness of the subcutaneous fat
+        self.muscle = rng.uniform(8, 14)  # thickness of the muscular wall
 
     def surface(self, margin: float = 0.0) -> Shape:
         """The skin grown by `margin`: narrow at the waist, wide at the hips."""
