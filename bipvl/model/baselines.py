@@ -5,19 +5,12 @@ Their widths follow the profile's feature size: at the paper's 48 they equal the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin
-from monai.networks.nets import (
-    UNETR,
-    AttentionUnet,
-    BasicUNetPlusPlus,
-    DynUNet,
-    MedNeXt,
-    SegResNet,
-    UNet,
-)
+from monai.networks.nets import UNETR, AttentionUnet, BasicUNetPlusPlus, DynUNet, MedNeXt, SegResNet, UNet
 from torch import Tensor, nn
 
 from bipvl.common.lookup import choose
@@ -44,19 +37,9 @@ class NetworkSize:
         return [first * 2**n for n in range(len(self.depths) + 1)]
 
 
-def _backbone(name: str) -> Callable[[int, int, NetworkSize], nn.Module]:
-    def build(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
-        return VisionUnet(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            backbone=name,
-            feature_size=size.feature_size,
-            depths=size.depths,
-            num_heads=size.num_heads,
-            window_size=size.window_size,
-        )
-
-    return build
+def _vision_unet(in_channels: int, out_channels: int, size: NetworkSize, *, backbone: str) -> nn.Module:
+    sizes = {name: getattr(size, name) for name in ("feature_size", "depths", "num_heads", "window_size")}
+    return VisionUnet(in_channels=in_channels, out_channels=out_channels, backbone=backbone, **sizes)
 
 
 def _unet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
@@ -90,9 +73,7 @@ def _unet_plus_plus(in_channels: int, out_channels: int, size: NetworkSize) -> n
 
 def _segresnet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
     norm = ("GROUP", {"num_groups": gcd(8, size.width)})
-    return SegResNet(
-        3, init_filters=size.width, in_channels=in_channels, out_channels=out_channels, norm=norm
-    )
+    return SegResNet(3, size.width, in_channels, out_channels, norm=norm)
 
 
 def _dynunet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
@@ -106,32 +87,17 @@ def _dynunet(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Modul
 
 
 def _unetr(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
-    hidden = 16 * size.feature_size
-    network = UNETR(
-        in_channels,
-        out_channels,
-        size.crop,
-        feature_size=size.feature_size,
-        hidden_size=hidden,
-        mlp_dim=4 * hidden,
-    )
+    width, hidden = size.feature_size, 16 * size.feature_size
+    network = UNETR(in_channels, out_channels, size.crop, width, hidden, mlp_dim=4 * hidden)
     for block in network.vit.blocks:
         block.norm_cross_attn = nn.Identity()  # for a cross-attention that this network does not have
     return network
 
 
 def _mednext(in_channels: int, out_channels: int, size: NetworkSize) -> nn.Module:
-    return MedNeXt(
-        3,
-        init_filters=2 * size.width,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        encoder_expansion_ratio=4,
-        decoder_expansion_ratio=4,
-        bottleneck_expansion_ratio=4,
-        kernel_size=5,
-        use_residual_connection=True,
-    )
+    options = {f"{part}_expansion_ratio": 4 for part in ("encoder", "decoder", "bottleneck")}
+    options |= {"kernel_size": 5, "use_residual_connection": True}
+    return MedNeXt(3, 2 * size.width, in_channels, out_channels, **options)
 
 
 BASELINES: dict[str, Callable[[int, int, NetworkSize], nn.Module]] = {
@@ -142,9 +108,9 @@ BASELINES: dict[str, Callable[[int, int, NetworkSize], nn.Module]] = {
     "dynunet": _dynunet,
     "unetr": _unetr,
     "mednext": _mednext,
-    "swin_unetr": _backbone("swin_unetr"),
-    "swin_unetr_v2": _backbone("swin_unetr_v2"),
-    "conv_unet": _backbone("conv"),
+    "swin_unetr": partial(_vision_unet, backbone="swin_unetr"),
+    "swin_unetr_v2": partial(_vision_unet, backbone="swin_unetr_v2"),
+    "conv_unet": partial(_vision_unet, backbone="conv"),
 }
 """Name → builder, which takes in_channels, out_channels and size."""
 

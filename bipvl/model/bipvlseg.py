@@ -144,11 +144,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         if head == "universal" and self.fused_stages:
             raise ValueError("the universal head reads texts that saw no image; give it fused_stages=()")
         self.head = make_head(
-            head,
-            channels=channels[0],
-            bottleneck=channels[-1],
-            text_dim=self.text.dim,
-            background=background,
+            head, channels=channels[0], bottleneck=channels[-1], text_dim=self.text.dim, background=background
         )
         self.decoder = UnetrDecoder(
             in_channels=in_channels,
@@ -177,8 +173,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         """
         change = choose("kind of text weights", text_weights, WEIGHTS)
         backbone, tokenizer = change(load_backbone(text)), load_tokenizer(text)
-        words = backbone.config.vocab_size
-        if len(tokenizer) > words:
+        if len(tokenizer) > (words := backbone.config.vocab_size):
             raise BipvlError(
                 f"the tokenizer of {text} has {len(tokenizer)} words, but its text encoder only {words}",
                 "give both from the same checkpoint",
@@ -189,11 +184,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         return model
 
     def forward(
-        self,
-        volume: Tensor,
-        prompts: Prompts | PromptTokens | TextState,
-        *,
-        logits_only: bool = False,
+        self, volume: Tensor, prompts: Prompts | PromptTokens | TextState, *, logits_only: bool = False
     ) -> BiPVLOutput | Tensor:
         """Volume B × M × H × W × D and prompts → the network's output, or its logits alone."""
         # Embed
@@ -280,12 +271,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
     def _tokenize(self, prompts: Prompts) -> PromptTokens:
         if self.tokenizer is None:
             raise BipvlError("this model has no tokenizer", "set model.tokenizer, or pass PromptTokens")
-        return tokenize(
-            self.tokenizer,
-            prompts,
-            max_length=self.text.config.max_position_embeddings,
-            separate=self.separate_texts,
-        )
+        length = self.text.config.max_position_embeddings
+        return tokenize(self.tokenizer, prompts, max_length=length, separate=self.separate_texts)
 
     def _start_text(self, tokens: PromptTokens) -> TextState:
         return self._text_before_fusion(self.text.embed(tokens), tokens)
@@ -324,12 +311,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         return fused if is_fused else unfused
 
     def _decode(
-        self,
-        volume: Tensor,
-        features: list[Tensor],
-        bottleneck: Tensor,
-        concepts: Tensor,
-        text: TextState,
+        self, volume: Tensor, features: list[Tensor], bottleneck: Tensor, concepts: Tensor, text: TextState
     ) -> Tensor:
         """From the bottleneck's output to the logits B × C × H × W × D; ``concepts`` B × N × (K + 1) × d."""
         x = self.decoder.ascend(volume, features, bottleneck)

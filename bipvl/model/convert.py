@@ -86,22 +86,13 @@ def convert(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
 def _rename(name: str) -> str:
     for pattern, ours in _RENAMED:
         if match := re.match(pattern, name):
-            rest = name[match.end() :]
-            if pattern.endswith(r"layers\.(\d+)\."):
-                rest = _rename_in_fusion_layer(rest, name)
-            return (ours(match) if callable(ours) else ours) + rest
-    raise _unknown(name)
-
-
-def _rename_in_fusion_layer(rest: str, name: str) -> str:
-    for theirs, ours in _IN_FUSION_LAYERS.items():
-        if rest.startswith(theirs):
-            return ours + rest[len(theirs) :]
-    raise _unknown(name)
-
-
-def _unknown(name: str) -> BipvlError:
-    return BipvlError(
+            prefix, rest = ours(match) if callable(ours) else ours, name[match.end() :]
+            if not pattern.endswith(r"layers\.(\d+)\."):
+                return prefix + rest
+            for theirs, own in _IN_FUSION_LAYERS.items():
+                if rest.startswith(theirs):
+                    return prefix + own + rest.removeprefix(theirs)
+    raise BipvlError(
         f"the tensor {name} does not belong to the released network", "give a checkpoint of the authors' code"
     )
 

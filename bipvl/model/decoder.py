@@ -1,6 +1,9 @@
 """SwinUNETR's convolution decoder for any number of stages, and the vision-only network that uses it."""
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
@@ -19,24 +22,15 @@ class UnetrDecoder(nn.Module):
 
     def __init__(self, *, in_channels: int, out_channels: int | None, channels: Sequence[int]) -> None:
         super().__init__()
-        block = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance", "res_block": True}
+        settings = {"kernel_size": 3, "norm_name": "instance", "res_block": True}
+        block = partial(UnetrBasicBlock, 3, stride=1, **settings)
+        up = partial(UnetrUpBlock, 3, upsample_kernel_size=2, **settings)
         c0 = channels[0]
-        self.input_block = UnetrBasicBlock(in_channels=in_channels, out_channels=c0, stride=1, **block)
-        self.skip_blocks = nn.ModuleList(
-            UnetrBasicBlock(in_channels=c, out_channels=c, stride=1, **block) for c in channels[:-2]
-        )
-        self.bottleneck = UnetrBasicBlock(
-            in_channels=channels[-1], out_channels=channels[-1], stride=1, **block
-        )
-        ups = [*zip(channels[1:], channels[:-1], strict=True)][::-1] + [(c0, c0)]
-        self.ups = nn.ModuleList(
-            UnetrUpBlock(in_channels=i, out_channels=o, upsample_kernel_size=2, **block) for i, o in ups
-        )
-        self.out = (
-            UnetOutBlock(spatial_dims=3, in_channels=c0, out_channels=out_channels)
-            if out_channels
-            else nn.Identity()
-        )
+        self.input_block = block(in_channels, c0)
+        self.skip_blocks = nn.ModuleList(block(c, c) for c in channels[:-2])
+        self.bottleneck = block(channels[-1], channels[-1])
+        self.ups = nn.ModuleList(up(i, o) for i, o in [*pairwise(reversed(channels)), (c0, c0)])
+        self.out = UnetOutBlock(3, c0, out_channels) if out_channels else nn.Identity()
 
     def forward(self, volume: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Volume B × M × H × W × D and features v₀ … v_S → logits B × C × H × W × D."""
@@ -63,28 +57,14 @@ def encode(encoder: VisionEncoder, volume: Tensor) -> list[Tensor]:
 
 
 class VisionUnet(nn.Module):
-    """A vision encoder and the decoder; with four Swin stages it equals MONAI's SwinUNETR (V2)."""
+    """A vision encoder (arguments of ``make_encoder``) and the decoder.
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        out_channels: int,
-        backbone: str = "swin_unetr_v2",
-        feature_size: int = 48,
-        depths: Sequence[int] = (2, 2, 2, 2),
-        num_heads: Sequence[int] = (3, 6, 12, 24),
-        window_size: int = 7,
-    ) -> None:
+    With four Swin stages it equals MONAI's SwinUNETR (V2).
+    """
+
+    def __init__(self, *, in_channels: int, out_channels: int, **encoder: Any) -> None:
         super().__init__()
-        self.encoder = make_encoder(
-            backbone=backbone,
-            in_channels=in_channels,
-            feature_size=feature_size,
-            depths=depths,
-            num_heads=num_heads,
-            window_size=window_size,
-        )
+        self.encoder = make_encoder(in_channels=in_channels, **encoder)
         self.decoder = UnetrDecoder(
             in_channels=in_channels, out_channels=out_channels, channels=self.encoder.channels
         )

@@ -92,11 +92,10 @@ class SwinEncoder(VisionEncoder):
             downsample=merging,
             use_flash_attention=True,  # MONAI uses it only when no gradient is needed
         )
-        for module in self.swin.modules():  # a constant, which does not belong in a checkpoint
-            if isinstance(module, WindowAttention):
-                module.register_buffer(
-                    "relative_position_index", module.relative_position_index, persistent=False
-                )
+        for module in self.swin.modules():
+            if isinstance(module, WindowAttention):  # a constant, which does not belong in a checkpoint
+                index = module.relative_position_index
+                module.register_buffer("relative_position_index", index, persistent=False)
 
     def _embed(self, volume: Tensor) -> Tensor:
         return self.swin.patch_embed(volume)
@@ -119,9 +118,10 @@ class ConvEncoder(VisionEncoder):
 
     def __init__(self, *, in_channels: int, feature_size: int, depths: Sequence[int]) -> None:
         super().__init__(feature_size=feature_size, num_stages=len(depths))
-        self.stem = _block(in_channels, feature_size, stride=2)
+        block = partial(UnetResBlock, 3, kernel_size=3, norm_name="instance")
+        self.stem = block(in_channels, feature_size, stride=2)
         self.stages = nn.ModuleList(
-            nn.Sequential(_block(c // 2, c, stride=2), *(_block(c, c, stride=1) for _ in range(depth - 1)))
+            nn.Sequential(block(c // 2, c, stride=2), *(block(c, c, stride=1) for _ in range(depth - 1)))
             for c, depth in zip(self.channels[1:], depths, strict=True)
         )
 
@@ -130,17 +130,6 @@ class ConvEncoder(VisionEncoder):
 
     def stage(self, n: int, x: Tensor) -> Tensor:
         return self.stages[n - 1](x)
-
-
-def _block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    return UnetResBlock(
-        spatial_dims=3,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=3,
-        stride=stride,
-        norm_name="instance",
-    )
 
 
 BACKBONES: dict[str, Callable[..., VisionEncoder]] = {
@@ -152,12 +141,12 @@ BACKBONES: dict[str, Callable[..., VisionEncoder]] = {
 
 def make_encoder(
     *,
-    backbone: str,
     in_channels: int,
-    feature_size: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    window_size: int,
+    backbone: str = "swin_unetr_v2",
+    feature_size: int = 48,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    num_heads: Sequence[int] = (3, 6, 12, 24),
+    window_size: int = 7,
     merging: str | type[nn.Module] = "merging",
 ) -> VisionEncoder:
     """A vision encoder by name; only the Swin encoders use heads, window size and patch merging.

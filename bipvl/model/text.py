@@ -114,13 +114,10 @@ def weight_files(source: str) -> list[Path]:
     """The weight files of a text encoder on this machine, sorted by name; empty if there are none."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = source_path(source)
-    config = (
-        None
-        if Path(path).is_dir()
-        else try_to_load_from_cache(path, "config.json", revision=REVISIONS.get(path))
-    )
-    folder = Path(config).parent if isinstance(config, str) else Path(path)
+    folder = Path(path := source_path(source))
+    if not folder.is_dir():
+        config = try_to_load_from_cache(path, "config.json", revision=REVISIONS.get(path))
+        folder = Path(config).parent if isinstance(config, str) else folder
     return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
@@ -140,9 +137,8 @@ def text_config(source: str) -> tuple[dict[str, Any], str]:
     try:
         found = AutoConfig.from_pretrained(path, **_safely(path), local_files_only=True)
     except (OSError, ValueError):
-        distilled = path == HUB["clinicalbert"]
-        config = DistilBertConfig() if distilled else BertConfig()
-        return config.to_dict(), f"{'DistilBERT' if distilled else 'BERT'} of base size for {path}"
+        assumed = DistilBertConfig if path == HUB["clinicalbert"] else BertConfig
+        return assumed().to_dict(), f"{assumed.__name__.removesuffix('Config')} of base size for {path}"
     return found.to_dict(), ""
 
 
@@ -157,15 +153,12 @@ def load_backbone(source: str) -> nn.Module:
     path = source_path(source)
     try:
         backbone, info = AutoModel.from_pretrained(
-            path,
-            **_safely(path),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
+            path, **_safely(path), output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise _not_loadable(source) from error
     missing = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
-    misfits = [*info["mismatched_keys"]]
+    misfits = info["mismatched_keys"]
     if missing or misfits:
         raise BipvlError(
             f"the text encoder lacks {len(missing)} tensors, and {len(misfits)} have another shape "

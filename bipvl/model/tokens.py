@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bipvl.common.errors import BipvlError
 
@@ -81,10 +82,8 @@ def tokenize(
             nothing is truncated.
     """
     if any(isinstance(texts, str) for texts in prompts) or len({len(texts) for texts in prompts}) != 1:
-        raise BipvlError(
-            "the classes do not have equally many texts",
-            "write [[title, concept, …], [title, concept, …], …]",
-        )
+        fix = "write [[title, concept, …], [title, concept, …], …]"
+        raise BipvlError("the classes do not have equally many texts", fix)
     ids, segments = [], []
     for texts in prompts:
         pieces = [tokenizer(f"{text}.", add_special_tokens=False)["input_ids"] for text in texts]
@@ -98,14 +97,11 @@ def tokenize(
                 "shorten it",
             )
     mask = _pad([[1] * len(row) for row in ids], 0)
-    concepts = None
-    if separate:
-        alone = [[text] for texts in prompts for text in texts]
-        concepts = tokenize(tokenizer, alone, max_length=max_length)
+    alone = [[text] for texts in prompts for text in texts]
+    concepts = tokenize(tokenizer, alone, max_length=max_length) if separate else None
     return PromptTokens.of(_pad(ids, tokenizer.pad_token_id), mask, _pad(segments, -1), concepts)
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of different lengths as one tensor."""
-    length = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
