@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ OURS = "bipvlseg"
 PUBMEDBERT = "text-pubmedbert"
 """BiPVL-Seg with PubMedBERT: at a profile with this text encoder it is ``OURS`` itself."""
 NETWORK_STUDIES = ("main", "comparison")
-"""The studies that compare networks."""
 NOT_AVAILABLE = "not available here"
 PAPER_GAIN = "+2.1 to +4.7 Dice points"
 """The gain over the compared methods in the paper's abstract."""
@@ -111,7 +111,6 @@ class Claim:
     Attributes:
         text: the claim in this project's words.
         studies: the first of these that runs all the variants at the profile tests the claim.
-        needs: the reason for "not tested" if no study does.
         measure: (rows of the variant and its references, variant, resamples) → columns of the claims table.
         paper: the paper's own value.
     """
@@ -120,46 +119,35 @@ class Claim:
     studies: tuple[str, ...]
     references: tuple[str, ...]
     variant: str = OURS
-    needs: str = ""
     measure: Callable[[pd.DataFrame, str, int], dict[str, object]] = _difference
     paper: str = NOT_AVAILABLE
 
 
-def _fusion(text: str, reference: str) -> Claim:
-    return Claim(text=f"Fusion {text}", studies=("fusion",), references=(reference,))
-
-
-def _objective(text: str, reference: str) -> Claim:
-    return Claim(text=text, studies=("objective",), references=(reference,))
+def _ablation(study: str, text: str, reference: str, variant: str = OURS) -> Claim:
+    return Claim(text=text, studies=(study,), references=(reference,), variant=variant)
 
 
 def _medical(name: str, variant: str) -> Claim:
-    return Claim(
-        text=f"A medical text encoder ({name}) is better than a general one (BERT)",
-        studies=("text_encoder",),
-        variant=variant,
-        references=("text-bert",),
-        needs="needs text encoders from the Hugging Face Hub",
-    )
+    text = f"A medical text encoder ({name}) is better than a general one (BERT)"
+    return _ablation("text_encoder", text, "text-bert", variant)
 
 
 ABLATIONS = (
-    _fusion("in both directions is better than image → text only", "image_to_text"),
-    _fusion("in both directions is better than text → image only", "text_to_image"),
-    _fusion("in both directions is better than none", "no_fusion"),
-    *(_fusion(f"at every stage is better than at stage {n} alone", f"stage_{n}") for n in (1, 2, 3)),
-    _fusion("at every stage is better than at the last alone", "late_fusion"),
-    _objective("Global and local alignment are better than global alone", "global_alignment"),
-    _objective("Global and local alignment are better than local alone", "local_alignment"),
-    _objective("Alignment and class embedding are better than neither", "segmentation_alone"),
+    _ablation("fusion", "Fusion in both directions is better than image → text only", "image_to_text"),
+    _ablation("fusion", "Fusion in both directions is better than text → image only", "text_to_image"),
+    _ablation("fusion", "Fusion in both directions is better than none", "no_fusion"),
+    *(
+        _ablation("fusion", f"Fusion at every stage is better than at stage {n} alone", f"stage_{n}")
+        for n in (1, 2, 3)
+    ),
+    _ablation("fusion", "Fusion at every stage is better than at the last alone", "late_fusion"),
+    _ablation("objective", "Global and local alignment are better than global alone", "global_alignment"),
+    _ablation("objective", "Global and local alignment are better than local alone", "local_alignment"),
+    _ablation("objective", "Alignment and class embedding are better than neither", "segmentation_alone"),
     _medical("PubMedBERT", PUBMEDBERT),
     _medical("BioBERT", "text-biobert"),
     _medical("ClinicalBERT", "text-clinicalbert"),
-    Claim(
-        text="Prompts of concepts are better than class names",
-        studies=("prompts",),
-        references=("prompts-names",),
-    ),
+    _ablation("prompts", "Prompts of concepts are better than class names", "prompts-names"),
 )
 MORE_CLASSES = Claim(
     text="The gain over SwinUNETR-V2 is largest on the data set with the most classes",
@@ -179,21 +167,16 @@ def list_claims(experiments: Experiments) -> list[Claim]:
         for study in NETWORK_STUDIES
         if study in experiments.studies
     ]
+    shared = {"studies": NETWORK_STUDIES, "paper": PAPER_GAIN}
     networks = [
-        Claim(
-            text=f"BiPVL-Seg is better than {variant_title(name)}",
-            studies=NETWORK_STUDIES,
-            references=(name,),
-            paper=PAPER_GAIN,
-        )
-        for name in dict.fromkeys(name for names in compared for name in names)
+        Claim(text=f"BiPVL-Seg is better than {variant_title(name)}", references=(name,), **shared)
+        for name in dict.fromkeys(chain(*compared))
     ]
     best = Claim(
         text="BiPVL-Seg is better than the best of these networks on each data set",
-        studies=NETWORK_STUDIES,
         references=max(compared, key=len, default=()),
         measure=_difference_from_best,
-        paper=PAPER_GAIN,
+        **shared,
     )
     return [*networks, best, MORE_CLASSES, *ABLATIONS]
 
@@ -237,10 +220,8 @@ def claims_table(scores: pd.DataFrame, experiments: Experiments, *, resamples: i
 def verdict(row: pd.Series) -> str:
     """The verdict by RULE from low, high, p_holm and cohort; "undecided" if they are NaN."""
     word = "undecided"
-    if row["p_holm"] < 0.05 and row["low"] > 0:
-        word = "supported"
-    if row["p_holm"] < 0.05 and row["high"] < 0:
-        word = "not supported"
+    if row["p_holm"] < 0.05 and (row["low"] > 0 or row["high"] < 0):
+        word = "supported" if row["low"] > 0 else "not supported"
     return f"{word} (synthetic cohort)" if row["cohort"] == "synthetic" else word
 
 
@@ -291,8 +272,10 @@ def _study(claim: Claim, variant: str, experiments: Experiments) -> Study:
         study = experiments.studies.get(name)
         if study and study.seeds and {variant, *claim.references} <= {study.variants[0], *_references(study)}:
             return study
+    if claim.studies == ("text_encoder",):
+        raise _NotTestedError("needs text encoders from the Hugging Face Hub")
     pair = " and ".join([variant, *claim.references])
-    raise _NotTestedError(claim.needs or f"no study runs {pair} at profile {experiments.profile}")
+    raise _NotTestedError(f"no study runs {pair} at profile {experiments.profile}")
 
 
 def _rows(study: Study, variant: str, references: Iterable[str], runs: Runs) -> pd.DataFrame:

@@ -21,10 +21,6 @@ from bipvl.engine.build import bipvlseg_arguments, build_network
 from bipvl.engine.checksums import json_checksum, sha256
 from bipvl.engine.variants import Variant, prompt_texts
 
-GIB = 2**30
-FLOAT = 4
-"""Bytes of a number in single precision, the type of weights, gradients and optimiser state."""
-
 BACKWARD = 2
 """Operations of a backward pass, in forward passes: each product has two, one for each factor. This is
 slightly too high with frozen weights. Torch's own count is several times too high for grouped
@@ -113,8 +109,7 @@ def cost_key(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -
         arguments, _ = _with_text_config(bipvlseg_arguments(variant, spec, settings))
         arguments["deviations"] = sorted({*variant.deviations} - NO_COST)
     else:
-        arguments = {"network": variant.network or variant.name, "channels": len(spec.channels)}
-        arguments |= {"classes": spec.out_channels}
+        arguments = [variant.network or variant.name, len(spec.channels), spec.out_channels]
     shared = {key: settings[key] for key in ("crop", "network")}
     shared |= {key: settings["training"][key] for key in ("batch_size", "checkpointing")}
     return json_checksum([arguments, shared, _version()])
@@ -122,10 +117,10 @@ def cost_key(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -
 
 @cache
 def _version() -> list[str]:
-    package = Path(__file__).parents[1]
-    sources = [Path(__file__), *sorted((package / "model").glob("*.py"))]
+    here = Path(__file__)
+    sources = [here, *sorted(here.parents[1].glob("model/*.py"))]
     packages = [f"{name} {version(name)}" for name in ("torch", "monai", "transformers")]
-    return [*packages, *(sha256(path) for path in sources)]
+    return [*packages, *map(sha256, sources)]
 
 
 def empty_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> tuple[nn.Module, str]:
@@ -158,11 +153,8 @@ def _with_text_config(arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
 def _batch(spec: DatasetSpec, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """A volume B × M × H × W × D and its target, on the meta device."""
     batch, crop = settings["training"]["batch_size"], settings["crop"]
-    labels = spec.out_channels if spec.overlapping else 1
-    return (
-        torch.empty(batch, len(spec.channels), *crop, device="meta"),
-        torch.empty(batch, labels, *crop, device="meta"),
-    )
+    channels = len(spec.channels), spec.out_channels if spec.overlapping else 1
+    return tuple(torch.empty(batch, count, *crop, device="meta") for count in channels)
 
 
 def _trained(module: nn.Module) -> int:
@@ -245,11 +237,11 @@ class _FusedAttention(TorchFunctionMode):
 def training_memory(learner: nn.Module, activations: Activations, checkpointing: bool) -> float:
     """Estimated peak of a training step, GiB: weights, gradients, AdamW's two moments, activations.
 
-    With checkpointing only the largest block counts, since one block at a time is recomputed. All numbers are
-    in single precision (mixed precision needs less). Temporary tensors of single operations, gaps of the
+    With checkpointing only the largest block counts, since one block at a time is recomputed. A number has
+    4 bytes (mixed precision needs less). Temporary tensors of single operations, gaps of the
     allocator and the libraries themselves are not included (they add to it).
     """
     numbers = sum(p.numel() for p in learner.parameters()) + 3 * _trained(learner)
     blocks = [sum(block.values()) for block in activations.inside]
     inside = max(blocks, default=0) if checkpointing else sum(blocks)
-    return (FLOAT * numbers + sum(activations.outside.values()) + inside) / GIB
+    return (4 * numbers + sum(activations.outside.values()) + inside) / 2**30

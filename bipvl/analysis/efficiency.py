@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bipvl.analysis.statistics import ORIGIN, case_means, read_runs, summarise
+from bipvl.analysis.statistics import case_means, read_runs, summarise
 from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import read_json
 from bipvl.engine.run import Run
@@ -35,7 +35,7 @@ def efficiency(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
     """
     scores = read_runs(folders)
     networks = scores[scores["variant"] != MEAN_ATLAS]
-    dice = summarise(case_means(networks), [*ORIGIN, "seeds"]).rename(columns={"mean": "dice"})
+    dice = summarise(case_means(networks)).rename(columns={"mean": "dice"})
     seeds: dict[Path, list[Run]] = {}
     for run in (Run.open(folder) for group in folders.values() for folder in group):
         seeds.setdefault(run.directory.parent, []).append(run)
@@ -66,9 +66,8 @@ def _phases(run: Run) -> dict:
     phases = read_json(path)["phases"] if path.is_file() else {}
     for name in ("train", "evaluate"):
         if not {"seconds", "peak_memory_gib", "processes"} <= phases.get(name, {}).keys():
-            raise BipvlError(
-                f"has no time and memory of '{name}'", f"delete {run.directory} and train the run again", path
-            )
+            fix = f"delete {run.directory} and train the run again"
+            raise BipvlError(f"has no time and memory of '{name}'", fix, path)
     return {name: phases[name] for name in ("train", "evaluate")}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from bipvl.data.layouts import Case, cohort_of, read_json
 from bipvl.data.spec import DatasetSpec, load_spec
 from bipvl.data.splits import split_cases
 from bipvl.data.transforms import load_native, prepare_transform
+from bipvl.engine.checksums import sha256
 from bipvl.engine.evaluate import COLUMNS, score_grids
 from bipvl.engine.manifest import recorded
 from bipvl.engine.profiles import dataset_settings, profile_name
@@ -57,8 +59,12 @@ def evaluate_external(
     masks = _find_masks(external.folder, cases, run.split_path)
     codes = _codes(external, spec)
     with recorded(run, "evaluate", cases):
-        title = f"{spec.name} · {external.title}"
-        table = _score_masks(cases, masks, codes, spec, run.config["spacing"], title, progress)
+        bar = partial(tqdm, cases, unit="case", disable=not progress)
+        _check(bar(desc=f"{spec.name} · {external.title} · check"), masks, codes)
+        rows = []
+        for case in bar(desc=f"{spec.name} · {external.title} · test"):
+            rows += _score(case, _read(case, masks[case.id], codes), spec, run.config["spacing"])
+        table = pd.DataFrame(rows, columns=COLUMNS)
         run.config["external"] = {
             "folder": str(external.folder),
             "labels": {str(c): spec.code_names[own][0] for c, own in sorted(codes.items()) if own},
@@ -103,9 +109,8 @@ def _find_masks(folder: Path, cases: Sequence[Case], split: Path) -> dict[str, P
             folder,
         )
     if extra := [path.name for i, path in masks.items() if i not in ids]:
-        raise BipvlError(
-            f"{_first(extra)} belongs to no test case in {split}", "move it to another folder", folder
-        )
+        problem = f"{_first(extra)} belongs to no test case in {split}"
+        raise BipvlError(problem, "move it to another folder", folder)
     return masks
 
 
@@ -134,37 +139,12 @@ def _codes(external: External, spec: DatasetSpec) -> dict[int, int]:
 
 def _sha256(paths: Iterable[Path]) -> str:
     """Over names and contents: the output of ``sha256sum *.nii.gz | sha256sum`` in the folder."""
-    lines = []
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    lines = [f"{sha256(path)}  {path.name}\n" for path in sorted(paths, key=lambda path: path.name)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _score_masks(
-    cases: Sequence[Case],
-    masks: Mapping[str, Path],
-    codes: Mapping[int, int],
-    spec: DatasetSpec,
-    spacing: Sequence[float],
-    title: str,
-    progress: bool,
-) -> pd.DataFrame:
-    """Scores of one label map per case, after all of them are checked.
-
-    Args:
-        masks: by case id, on the scan's grid (affines to ``scans.AFFINE_TOLERANCE``).
-        codes: code in these files → the data set's own, including 0 → 0.
-        spacing: of the working grid, mm.
-    """
-    _check(tqdm(cases, f"{title} · check", unit="case", disable=not progress), masks, codes)
-    rows = []
-    for case in tqdm(cases, f"{title} · test", unit="case", disable=not progress):
-        rows += _score(case, _read(case, masks[case.id], codes), spec, spacing)
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
 def _check(cases: Iterable[Case], masks: Mapping[str, Path], codes: Mapping[int, int]) -> None:
+    """Raise the first issue of the label maps; ``codes``: their code → the data set's own, 0 → 0."""
     issues = []
     for case in cases:
         try:

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def read_runs(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
     Raises:
         BipvlError: a file with other columns; an unknown class; two cohorts of one data set.
     """
-    return pd.concat([_read_dataset(group) for group in folders.values()], ignore_index=True)
+    return pd.concat(map(_read_dataset, folders.values()), ignore_index=True)
 
 
 def _read_dataset(folders: Sequence[Path]) -> pd.DataFrame:
@@ -48,24 +49,18 @@ def _read_dataset(folders: Sequence[Path]) -> pd.DataFrame:
     rank = {c.name: row for row, c in enumerate(load_spec(configs[0]["dataset"]).classes)}
     rows = pd.concat([part.sort_values("class", key=lambda c: c.map(rank), kind="stable") for part in parts])
     if unknown := sorted(set(rows["class"]) - set(rank)):
-        raise BipvlError(
-            f"has scores of '{unknown[0]}', which is not a class of the data set",
-            "evaluate its runs again",
-            home,
-        )
+        problem = f"has scores of '{unknown[0]}', which is not a class of the data set"
+        raise BipvlError(problem, "evaluate its runs again", home)
     return rows
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
     """One metrics.csv; the name "NA" of a case or class stays a text."""
     table = pd.read_csv(path, dtype={"case": str, "class": str, "flag": str}, keep_default_na=False)
-    expected = LONG[5:]
-    if list(table.columns) != expected:
-        raise BipvlError(
-            f"has the columns {', '.join(table.columns)} instead of {', '.join(expected)}",
-            "evaluate the run again",
-            path,
-        )
+    columns, expected = ", ".join(table), ", ".join(LONG[5:])
+    if columns != expected:
+        problem = f"has the columns {columns} instead of {expected}"
+        raise BipvlError(problem, "evaluate the run again", path)
     return table.astype({"value": float})
 
 
@@ -95,10 +90,8 @@ def median_case(means: pd.DataFrame) -> str:
     return means.sort_values(["value", "case"])["case"].iloc[(len(means) - 1) // 2]
 
 
-def interval(
-    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap interval (BCa) of the mean of ``values``, one per case.
+def interval(values: Sequence[float], *, resamples: int = 9999) -> tuple[float, float]:
+    """95 % bootstrap interval (BCa) of the mean of ``values``, one per case.
 
     NaN for fewer than two cases or a value that is not finite; equal values give the value itself. The
     percentile interval replaces an undefined BCa interval.
@@ -111,23 +104,17 @@ def interval(
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = bootstrap(
-                (values,),
-                np.mean,
-                confidence_level=confidence,
-                n_resamples=resamples,
-                method=method,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
+            options = {"n_resamples": resamples, "method": method, "rng": np.random.default_rng(0)}
+            found = bootstrap((values,), np.mean, **options).confidence_interval
         if np.isfinite(found).all():
             break
     return float(found.low), float(found.high)
 
 
-def summarise(values: pd.DataFrame, keys: Sequence[str] = ORIGIN) -> pd.DataFrame:
-    """Per group of ``keys``: mean over cases, its 95 % interval (low, high) and the number of cases."""
-    rows = []
-    for key, group in values.groupby(list(keys), sort=False):
+def summarise(values: pd.DataFrame) -> pd.DataFrame:
+    """Per variant (ORIGIN, seeds): mean over cases, its 95 % interval (low, high) and number of cases."""
+    keys, rows = [*ORIGIN, "seeds"], []
+    for key, group in values.groupby(keys, sort=False):
         low, high = interval(group["value"].to_numpy())
         rows.append((*key, group["value"].mean(), low, high, group["case"].nunique()))
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "cases"])
@@ -139,12 +126,11 @@ def main_table(table: pd.DataFrame, grid: str = "scan") -> pd.DataFrame:
     Each metric is the mean over test cases of the case's mean over classes, with its 95 % interval
     (``_low``, ``_high``); ``missed`` and ``false_positive`` count case × class pairs over all seeds.
     """
-    rows = None
+    parts = []
     for metric in METRICS:
-        values = case_means(table, metric, grid)
         names = {"mean": metric, "low": f"{metric}_low", "high": f"{metric}_high"}
-        part = summarise(values, [*ORIGIN, "seeds"]).rename(columns=names)
-        rows = part if rows is None else rows.merge(part, on=[*ORIGIN, "seeds", "cases"])
+        parts.append(summarise(case_means(table, metric, grid)).rename(columns=names))
+    rows = reduce(pd.merge, parts)
     scored = table[(table["metric"] == "dice") & (table["grid"] == grid)]
     for column, flag in (("missed", "miss"), ("false_positive", "false_positive")):
         count = (scored["flag"] == flag).groupby([scored[key] for key in ORIGIN]).sum()

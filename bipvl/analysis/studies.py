@@ -19,6 +19,8 @@ from bipvl.engine.variants import MEAN_ATLAS, VARIANTS, get_variant, variant_tit
 
 PATH = Path("notebooks/experiments.yaml")
 """Relative to the root of the repository, where the workflow runs."""
+WORD = re.compile(r"[\w-]+")
+"""A name that can be a file's or folder's name without leading elsewhere."""
 T = TypeVar("T")
 
 
@@ -28,22 +30,23 @@ def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _for_every_profile(value: Any) -> Any:
-    return value if isinstance(value, dict) else {"default": value}
-
-
-def _none_is_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-Text = Annotated[str, Field(pattern=r"\S", description="a text")]
-Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_without_duplicates)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
-ByProfile = Annotated[dict[str, T], BeforeValidator(_for_every_profile)]
-"""A value for all profiles, or a mapping from profiles (and "default") to values."""
-
 _NAMES = "a list of different names"
 _BY_PROFILE = ", or a mapping from profiles to such lists"
+Text = Annotated[str, Field(pattern=r"\S", description="a text")]
+Names = Annotated[
+    tuple[str, ...],
+    Field(strict=False, min_length=1, description=_NAMES),
+    AfterValidator(_without_duplicates),
+]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+ByProfile = Annotated[
+    dict[str, T], BeforeValidator(lambda value: value if isinstance(value, dict) else {"default": value})
+]
+"""A value for all profiles, or a mapping from profiles (and "default") to values."""
+NamesByProfile = Annotated[ByProfile[Names] | None, Field(description=_NAMES + _BY_PROFILE)]
+SeedsByProfile = Annotated[
+    ByProfile[Seeds] | None, Field(description="a list of whole numbers from 0" + _BY_PROFILE)
+]
 
 
 class _ExternalEntry(Schema):
@@ -72,10 +75,10 @@ class External(_ExternalEntry):
 class _Settings(Schema):
     """What a study can take from ``defaults:``."""
 
-    datasets: ByProfile[Names] | None = Field(None, description=_NAMES + _BY_PROFILE)
-    variants: ByProfile[Names] | None = Field(None, description=_NAMES + _BY_PROFILE)
-    seeds: ByProfile[Seeds] | None = Field(None, description="a list of whole numbers from 0" + _BY_PROFILE)
-    notebooks: ByProfile[Names] | None = Field(None, description=_NAMES + _BY_PROFILE)
+    datasets: NamesByProfile = None
+    variants: NamesByProfile = None
+    seeds: SeedsByProfile = None
+    notebooks: NamesByProfile = None
 
 
 class _StudyEntry(_Settings):
@@ -89,10 +92,10 @@ class _StudyEntry(_Settings):
 class _File(Schema):
     """The content of ``experiments.yaml``."""
 
-    datasets: Names = Field(description=_NAMES)
+    datasets: Names
     defaults: _Settings = _Settings()
     studies: dict[str, _StudyEntry] = Field(min_length=1, description="a mapping of at least one study")
-    external: Annotated[dict[str, _ExternalEntry], BeforeValidator(_none_is_empty)] = Field({})
+    external: dict[str, _ExternalEntry] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +181,7 @@ def load_experiments(profile: str, path: str | Path = PATH) -> Experiments:
     content = validate(_File, read_yaml(path), path)
     try:
         _check_datasets(content.datasets)
-        external = {name: _external(name, entry, path) for name, entry in content.external.items()}
+        external = {name: _external(name, entry, path) for name, entry in (content.external or {}).items()}
         _check_titles(external)
         studies = {name: _study(name, profile, content, external, path.parent) for name in content.studies}
     except BipvlError as error:
@@ -190,8 +193,7 @@ def _study(name: str, profile: str, content: _File, external: Mapping[str, Exter
     """One study at a profile; ``folder`` has the notebooks."""
     if name == "all":
         raise BipvlError("a study is called 'all', which stands for every study", "rename it")
-    if not _is_word(name):
-        raise BipvlError(f"a study is called '{name}'", "use only letters, digits, _ and - in its name")
+    _check_word("a study", name)
     entry = content.studies[name]
     given = {key: getattr(entry, key) or getattr(content.defaults, key) for key in _Settings.model_fields}
     given["datasets"] = given["datasets"] or {"default": content.datasets}
@@ -200,7 +202,7 @@ def _study(name: str, profile: str, content: _File, external: Mapping[str, Exter
     for variant in at_profile["variants"]:
         get_variant(variant)
     for notebook in at_profile["notebooks"]:
-        if not (_is_word(notebook) and (folder / f"{notebook}.ipynb").is_file()):
+        if not (WORD.fullmatch(notebook) and (folder / f"{notebook}.ipynb").is_file()):
             raise BipvlError(
                 f"study '{name}' names '{notebook}', but there is no notebook {notebook}.ipynb in {folder}",
                 "correct its 'notebooks'",
@@ -229,9 +231,8 @@ def _at_profile(by_profile: Mapping[str, tuple] | None, profile: str, key: str) 
 
 def _external(name: str, entry: _ExternalEntry, path: Path) -> External:
     """An entry of ``external:`` in the file ``path`` with its name; its folder need not exist yet."""
+    _check_word("an external", name)
     taken = {*VARIANTS, MEAN_ATLAS}
-    if not _is_word(name):
-        raise BipvlError(f"an external is called '{name}'", "use only letters, digits, _ and - in its name")
     if name in taken:
         raise BipvlError(f"external '{name}' has the name of a variant", "give it another name")
     if entry.title in taken | {variant_title(variant) for variant in taken}:
@@ -247,9 +248,8 @@ def _check_titles(external: Mapping[str, External]) -> None:
     titles = Counter((other.dataset, other.title) for other in external.values())
     for (dataset, title), count in titles.items():
         if count > 1:
-            raise BipvlError(
-                f"{count} externals on {dataset} have the title '{title}'", "give them different titles"
-            )
+            problem = f"{count} externals on {dataset} have the title '{title}'"
+            raise BipvlError(problem, "give them different titles")
 
 
 def _check_datasets(names: tuple[str, ...]) -> None:
@@ -257,9 +257,9 @@ def _check_datasets(names: tuple[str, ...]) -> None:
         choose("data set", name, dict.fromkeys(dataset_names()))
 
 
-def _is_word(name: str) -> bool:
-    """Whether a name can be used as a file or folder name without leading elsewhere."""
-    return re.fullmatch(r"[\w-]+", name) is not None
+def _check_word(what: str, name: str) -> None:
+    if not WORD.fullmatch(name):
+        raise BipvlError(f"{what} is called '{name}'", "use only letters, digits, _ and - in its name")
 
 
 def study_folders(

@@ -11,10 +11,8 @@ from bipvl.data.spec import dataset_title
 from bipvl.engine.variants import MEAN_ATLAS, variant_title
 
 HEADER = ("Data set", "Method", "Dice ↑", "HD95 (mm) ↓", "Surface Dice ↑", "Missed", "Cases")
-CLAIMS_HEADER = (
-    *("Claim", "Verdict", "Paper's value", "Study", "Data sets"),
-    *("Cases", "Effect (Dice points)", "p"),
-)
+CLAIMS_HEADER = ("Claim", "Verdict", "Paper's value", "Study", "Data sets")
+CLAIMS_HEADER += ("Cases", "Effect (Dice points)", "p")
 DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
 
 
@@ -69,29 +67,15 @@ def _line(cells: Sequence[str]) -> str:
 def main_table_latex(table: pd.DataFrame) -> str:
     """LaTeX of ``statistics.main_table`` (package booktabs), the note as its caption."""
     escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "–": "--", "×": r"$\times$"})
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    head = " & ".join(HEADER)
-    for sign, command in arrows.items():
-        head = head.replace(sign, command)
-    body = [
-        " & ".join(c.translate(escape) for c in cells) + r" \\" for cells in _cells(table, r"\textbf{{{}}}")
-    ]
-    return "\n".join(
-        [
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{_note(table).translate(escape)}}}",
-            r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}",
-            r"\toprule",
-            head + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table*}",
-            "",
-        ]
+    escape |= str.maketrans({"↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+    head, *body = (
+        " & ".join(cell.translate(escape) for cell in cells) + r" \\"
+        for cells in (HEADER, *_cells(table, r"\textbf{{{}}}"))
     )
+    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{_note(table).translate(escape)}}}"]
+    lines += [r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}", r"\toprule", head, r"\midrule"]
+    lines += [*body, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""]
+    return "\n".join(lines)
 
 
 def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:

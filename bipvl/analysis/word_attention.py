@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialCropd, SpatialPadd
-from torch import Tensor, nn
+from torch import Tensor
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
@@ -92,12 +93,9 @@ def window_around(sample: Mapping[str, MetaTensor], c: int, crop: Sequence[int])
     padded = SpatialPadd(KEYS, crop)(dict(sample))
     voxels = padded["label"][c].nonzero().as_subclass(Tensor)
     middle = (voxels.amin(0) + voxels.amax(0) + 1) // 2
-    start = [
-        min(max(0, int(m) - side // 2), size - side)
-        for m, side, size in zip(middle, crop, padded["label"].shape[1:], strict=True)
-    ]
-    end = [a + side for a, side in zip(start, crop, strict=True)]
-    return SpatialCropd(KEYS, roi_start=start, roi_end=end)(padded)
+    side = torch.tensor(crop)
+    start = (middle - side // 2).clamp(min=0).minimum(torch.tensor(padded["label"].shape[1:]) - side)
+    return SpatialCropd(KEYS, roi_start=start, roi_end=start + side)(padded)
 
 
 @torch.no_grad()
@@ -139,17 +137,13 @@ def attention_weights(attention: Attention, query: Tensor, key: Tensor) -> Tenso
 
 def words_of(tokenizer: Any, ids: Tensor) -> dict[str, list[int]]:
     """The words among L token ids in lower case, each with the positions of all its tokens."""
-    words: list[tuple[str, list[int]]] = []
-    for position, token in enumerate(tokenizer.convert_ids_to_tokens(ids.tolist())):
-        if token.startswith("##"):  # continues the word before it
-            word, positions = words.pop()
-            words.append((word + token.removeprefix("##"), [*positions, position]))
-        else:
-            words.append((token, [position]))
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    starts = [n for n, token in enumerate(tokens) if not token.startswith("##")]  # ## continues a word
     found: dict[str, list[int]] = {}
-    for word, positions in words:
+    for start, end in pairwise([*starts, len(tokens)]):
+        word = "".join(token.removeprefix("##") for token in tokens[start:end])
         if re.fullmatch(r"\w+", word):  # neither [CLS] nor a full stop
-            found.setdefault(word.lower(), []).extend(positions)
+            found.setdefault(word.lower(), []).extend(range(start, end))
     return found
 
 
@@ -157,9 +151,8 @@ def head_noun(title: str) -> str:
     """A title's last word before the first "of" or "in": "ventricle" of "Left ventricle in a CT image"."""
     words = re.findall(r"\w+", re.split(r"\b(?:of|in)\b", title)[0])
     if not words:
-        raise BipvlError(
-            f"the title '{title}' does not begin with the name of a class", "put the name of the class first"
-        )
+        problem = f"the title '{title}' does not begin with the name of a class"
+        raise BipvlError(problem, "put the name of the class first")
     return words[-1].lower()
 
 
@@ -167,9 +160,8 @@ def _rows(tokenizer: Any, tokens: PromptTokens, class_index: int, word: str) -> 
     """Positions of the word among the T tokens that enter fusion."""
     words = words_of(tokenizer, tokens.ids[class_index])
     if word.lower() not in words:
-        raise BipvlError(
-            f"the prompt of class {class_index} has no word '{word}'", f"choose one of: {', '.join(words)}"
-        )
+        problem = f"the prompt of class {class_index} has no word '{word}'"
+        raise BipvlError(problem, f"choose one of: {', '.join(words)}")
     positions = torch.tensor(words[word.lower()], device=tokens.valid.device)
     return torch.isin(tokens.valid, class_index * tokens.ids.shape[1] + positions).nonzero().squeeze(1)
 
@@ -179,12 +171,15 @@ def _record_projections(network: BiPVLSeg) -> Iterator[dict[int, tuple[Attention
     """By fused stage, its attention and the ``query`` and ``key`` that it projects inside the context."""
     stages = [n for n in sorted(network.fused_stages) if network.fusions[n - 1].direction.text_reads]
     if not stages:
-        raise BipvlError(
-            "this network has no text → image attention", "choose a network with fusion in that direction"
-        )
+        fix = "choose a network with fusion in that direction"
+        raise BipvlError("this network has no text → image attention", fix)
     recorded = {n: (network.fusions[n - 1].layers[-1].cross_attn_text_to_image, {}) for n in stages}
+
+    def record(into: dict[str, Tensor], name: str, *call: Any) -> None:
+        into[name] = call[-1]  # the module's output
+
     hooks = [
-        module.register_forward_hook(partial(_record, projected, name))
+        module.register_forward_hook(partial(record, projected, name))
         for attention, projected in recorded.values()
         for name, module in (("query", attention.q_proj), ("key", attention.k_proj))
     ]
@@ -193,9 +188,3 @@ def _record_projections(network: BiPVLSeg) -> Iterator[dict[int, tuple[Attention
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _record(
-    into: dict[str, Tensor], name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor
-) -> None:
-    into[name] = output
