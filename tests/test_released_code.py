@@ -60,7 +60,7 @@ def test_all_assertions_of_the_notebook_hold(tmp_path, monkeypatch):
 
 def test_1_no_fusion_parameter_is_registered_and_their_number_is_as_quoted():
     found = measured(1)
-    assert (round(found["blocks"] / 1e6, 1), round(found["projections"] / 1e6, 1)) == (38.6, 1.1)
+    assert (round(found["blocks_m"], 1), round(found["projections_m"], 1)) == (38.6, 1.1)
     assert found["registered"] == 0
     assert found["change_released"] == 0 and found["change_right"] > 1e-4
     assert found["logits_released"] > 1e-3 and found["logits_right"] == 0

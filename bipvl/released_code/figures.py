@@ -10,18 +10,18 @@ from .network import token_cosines
 from .schedule import T_MAX
 
 RELEASED, RIGHT, OTHER = style.OTHER_VARIANTS[1], style.VARIANT_COLOURS["bipvlseg"], "#767676"
-PRESETS = {"after, as released": (("erasing_fusion",), RELEASED), "after, preset paper": ("paper", RIGHT)}
 
 
 def draw_token_cosines() -> Figure:
     """Row 4: similarity of the text tokens before and after an untrained BiFusion."""
     bins = np.linspace(-0.2, 1.0, 61)
+    before, right = token_cosines("paper")
+    _, released = token_cosines(("erasing_fusion",))
+    curves = {"before": (before, OTHER), "after, as released": (released, RELEASED)}
+    curves |= {"after, preset paper": (right, RIGHT)}
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 2.4))
         axes = figure.subplots()
-        before, _ = token_cosines("paper")
-        curves = {"before": (before, OTHER)}
-        curves |= {name: (token_cosines(preset)[1], colour) for name, (preset, colour) in PRESETS.items()}
         for name, (cosines, colour) in curves.items():
             shares, _ = np.histogram(cosines.clamp(-0.2, 1.0).numpy(), bins)
             axes.stairs(shares / shares.sum(), bins, color=colour, label=name, fill=True, alpha=0.25)

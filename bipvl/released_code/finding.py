@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, Self
 
 from bipvl.common.schema import read_yaml
 
@@ -25,11 +25,7 @@ COLUMNS = {
 class Finding:
     """One deviation of the public release (December 2025), measured on this package's own code.
 
-    Attributes:
-        row: its number in the table.
-        what: what the released code does.
-        released: the released behaviour, with measured numbers.
-        right: the correct behaviour, with measured numbers.
+    Attributes (others: see ``COLUMNS``):
         difference: the consequence.
         shown_on: what was measured, and how far the result applies.
         quoted: effect seen when the public release was probed; not computed here.
@@ -46,7 +42,7 @@ class Finding:
     measured: Mapping[str, Any]
 
     @classmethod
-    def fill(cls, row: int, measured: Mapping[str, Any]) -> "Finding":
+    def fill(cls, row: int, measured: Mapping[str, Any]) -> Self:
         """The finding of a row: its texts in ``findings.yaml`` with the measured numbers filled in."""
         filled = {name: _Numbers().vformat(text, (), measured) for name, text in _texts()[row].items()}
         return cls(row=row, measured=measured, **filled)

@@ -14,20 +14,22 @@ from bipvl.engine.train import Learner
 from bipvl.model.bifusion import BiFusion
 from bipvl.model.bipvlseg import BiPVLSeg
 from bipvl.model.losses import global_alignment_loss, local_alignment_loss, unit
-from bipvl.model.tokens import PromptTokens, tokenize
+from bipvl.model.tokens import tokenize
 
-from .tiny import agreement, largest_difference, network, objective, pretrained, texts, tokens, volume
+from .tiny import (
+    error_of,
+    largest_difference,
+    network,
+    objective,
+    pretrained,
+    texts,
+    tokens,
+    volume,
+    with_both,
+)
 
 FULL_WIDTHS, FULL_TEXT = (48, 96, 192, 384, 768), 768
 """Channels of the stages and width of the text at the paper's size."""
-
-
-class PlainList(nn.Module):
-    """Holds fusion blocks as the release does: in a Python list, not in an ``nn.ModuleList``."""
-
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = list(blocks)
 
 
 def untrained_fusion() -> dict[str, Any]:
@@ -35,33 +37,30 @@ def untrained_fusion() -> dict[str, Any]:
     with torch.device("meta"):  # the paper's size without its memory
         fusions = [BiFusion(image_dim=c, text_dim=FULL_TEXT) for c in FULL_WIDTHS]
     blocks, projections = count_parameters(fusions)
-    plain = PlainList(fusions)
+    plain = nn.Module()
+    plain.blocks = fusions  # as in the release: a Python list, not an nn.ModuleList
     plain.load_state_dict({})  # strict, and yet an empty file is accepted
     agreement_released, logits_released = compare_loaded("released")
     agreement_right, logits_right = compare_loaded("paper")
     return {
         "registered": sum(p.numel() for p in plain.parameters()),
-        "blocks": blocks,
-        "projections": projections,
         "blocks_m": blocks / 1e6,
         "projections_m": projections / 1e6,
         "total_m": (blocks + projections) / 1e6,
-        "change_released": change_of_fusion("released"),
-        "change_right": change_of_fusion("paper"),
+        **with_both("change", change_of_fusion),
         "agreement_released": agreement_released,
         "agreement_right": agreement_right,
         "logits_released": logits_released,
         "logits_right": logits_right,
-        "incomplete_file_refused": refuses_a_file_without_fusion(),
+        "incomplete_file_refused": bool(error_of(RuntimeError, load_without_fusion)),
     }
 
 
 def count_parameters(fusions: Sequence[BiFusion]) -> tuple[int, int]:
     """Parameters of fusion blocks, and of the projections between the widths of text and image."""
-    counts = {True: 0, False: 0}
-    for name, p in (named for fusion in fusions for named in fusion.named_parameters()):
-        counts[name.startswith(("text_in", "text_out"))] += p.numel()
-    return counts[False], counts[True]
+    projections = [part for f in fusions for part in (f.text_in, f.text_out)]
+    total, projected = (sum(p.numel() for m in ms for p in m.parameters()) for ms in (fusions, projections))
+    return total - projected, projected
 
 
 def change_of_fusion(preset: str, steps: int = 3) -> float:
@@ -81,10 +80,7 @@ def change_of_fusion(preset: str, steps: int = 3) -> float:
 
 @torch.no_grad()
 def compare_loaded(preset: str) -> tuple[float, float]:
-    """One training's file in models of two other seeds: arg-max agreement and difference of the logits.
-
-    The release's file contains no fusion tensors.
-    """
+    """One training's file in models of two other seeds: arg-max agreement and difference of the logits."""
     saved = network(preset).state_dict()
     if preset == "released":
         saved = without_fusion(saved)
@@ -93,7 +89,8 @@ def compare_loaded(preset: str) -> tuple[float, float]:
         model = network(preset, seed=seed)
         model.load_state_dict(saved, strict=preset != "released")
         logits.append(model.predict(volume(), tokens()))
-    return agreement(*logits), largest_difference(*logits)
+    a, b = logits
+    return float((a.argmax(1) == b.argmax(1)).float().mean()), largest_difference(a, b)
 
 
 def without_fusion(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,31 +98,18 @@ def without_fusion(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight for name, weight in weights.items() if not name.startswith("fusions.")}
 
 
-def refuses_a_file_without_fusion() -> bool:
-    """Whether loading into this package's network reports missing fusion tensors."""
+def load_without_fusion() -> None:
+    """Load such a file into this package's network."""
     model = network("released")
-    try:
-        model.load_state_dict(without_fusion(model.state_dict()))
-    except RuntimeError:
-        return True
-    return False
+    model.load_state_dict(without_fusion(model.state_dict()))
 
 
 def decoder_before_fusion() -> dict[str, Any]:
     """Row 2: the decoder reads features from before fusion, so the last exchange has no effect."""
-    changed = {
-        (preset, part): outputs_that_change(preset, part)
+    return with_both("outputs", lambda preset: len(outputs_that_change(preset, "last fusion"))) | {
+        f"logits_{preset}_{part.replace(' ', '_')}": "logits" in outputs_that_change(preset, part)
         for preset in ("released", "paper")
         for part in ("last fusion", "last text stage", "first fusion")
-    }
-    logits = {
-        f"logits_{preset}_{part.replace(' ', '_')}": "logits" in names
-        for (preset, part), names in changed.items()
-    }
-    return {
-        "outputs_released": len(changed["released", "last fusion"]),
-        "outputs_right": len(changed["paper", "last fusion"]),
-        **logits,
     }
 
 
@@ -137,13 +121,10 @@ def outputs_that_change(preset: str, part: str) -> set[str]:
     vectors change with it; logits, class embeddings and visual vectors do not.
     """
     model = network(preset)
-    module = {
-        "first fusion": model.fusions[0],
-        "last fusion": model.fusions[-1],
-        "last text stage": model.text.stages[-1],
-    }[part]
+    first, *_, last = model.fusions
+    modules = {"first fusion": first, "last fusion": last, "last text stage": model.text.stages[-1]}
     before = vars(model(volume(), tokens()))
-    for p in module.parameters():
+    for p in modules[part].parameters():
         p.fill_(math.nan)
     after = vars(model(volume(), tokens()))
     return {name for name in before if not torch.equal(before[name], after[name])}
@@ -154,8 +135,7 @@ def unfused_concepts() -> dict[str, Any]:
     reached_released, tensors = tensors_reached_from_text(("separate_concepts",))
     reached_right, _ = tensors_reached_from_text("paper")
     return {
-        "apart_released": concepts_of_two_images("released"),
-        "apart_right": concepts_of_two_images("paper"),
+        **with_both("apart", concepts_of_two_images),
         "reached_released": reached_released,
         "reached_right": reached_right,
         "tensors": tensors,
@@ -186,8 +166,7 @@ def erased_text() -> dict[str, Any]:
         "before": float(before.mean()),
         "after_released": float(after_released.mean()),
         "after_right": float(after_right.mean()),
-        "one_word_released": change_by_one_word("released"),
-        "one_word_right": change_by_one_word("paper"),
+        **with_both("one_word", change_by_one_word),
     }
 
 
@@ -221,14 +200,8 @@ def prompt_order() -> dict[str, Any]:
     """Row 5: in either preset, fusion does not know which row belongs to which channel."""
     logits_released, _ = effect_of_reversal("released")
     logits_right, texts_follow = effect_of_reversal("paper")
-    loss, loss_reversed = loss_of_matched_rows()
-    return {
-        "logits_released": logits_released,
-        "logits_right": logits_right,
-        "texts_follow": texts_follow,
-        "loss": loss,
-        "loss_reversed": loss_reversed,
-    }
+    logits = {"logits_released": logits_released, "logits_right": logits_right}
+    return logits | {"texts_follow": texts_follow} | loss_of_matched_rows()
 
 
 @torch.no_grad()
@@ -239,16 +212,14 @@ def effect_of_reversal(preset: str) -> tuple[float, float]:
     return largest_difference(a.logits, b.logits), largest_difference(a.text, b.text.flip(1))
 
 
-def loss_of_matched_rows(classes: int = 7, noise: float = 0.3) -> tuple[float, float]:
+def loss_of_matched_rows() -> dict[str, float]:
     """Global + local alignment loss of six texts per class near their image vector, and in reversed rows."""
-    random = torch.Generator().manual_seed(5)
-    visual = torch.eye(classes)[None]
-    text = unit(visual[:, :, None] + noise * torch.randn(1, classes, 6, classes, generator=random), 0)
-    matched, reversed_rows = (
-        float(global_alignment_loss(visual, rows) + local_alignment_loss(visual, rows))
-        for rows in (text, text.flip(1))
-    )
-    return matched, reversed_rows
+    visual = torch.eye(7)[None]
+    text = visual[:, :, None] + 0.3 * torch.randn(1, 7, 6, 7, generator=torch.Generator().manual_seed(5))
+    return {
+        name: float(global_alignment_loss(visual, rows) + local_alignment_loss(visual, rows))
+        for name, rows in (("loss", unit(text, 0)), ("loss_reversed", unit(text, 0).flip(1)))
+    }
 
 
 @torch.no_grad()
@@ -266,8 +237,8 @@ def attended_padding() -> dict[str, Any]:
         for model in (right_model, released_model)
     )
     return {
-        "padding_full": _padding(together),
-        "padding_concepts": _padding(together.concepts),
+        "padding_full": 1 - float(together.mask.float().mean()),
+        "padding_concepts": 1 - float(together.concepts.mask.float().mean()),
         "cosine_released": float(released.mean()),
         "lowest_released": float(released.min()),
         "cosine_right": float(right.min()),
@@ -281,8 +252,3 @@ def cls_alone(model: BiPVLSeg, text: str) -> Tensor:
     for n in range(1, len(model.text.stages)):
         hidden = model.text.stage(n, hidden, words.mask)
     return hidden[:, 0]
-
-
-def _padding(words: PromptTokens) -> float:
-    """Share of padding among the tokens."""
-    return 1 - float(words.mask.float().mean())

@@ -6,7 +6,9 @@ import json
 import pkgutil
 import re
 import tempfile
+from functools import partial
 from importlib.metadata import distributions, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ FULL_VISION = {"depths": (1, 1, 1, 1), "num_heads": (2, 4, 4, 4)}
 def repeated_text_work() -> dict[str, Any]:
     """Row 16: the work per forward pass that depends on the prompts alone."""
     windows = windows_of(SCAN)
-    released, right = count_text_work("released", windows), count_text_work("paper", windows)
+    released, right = (count_text_work(preset, windows) for preset in ("released", "paper"))
     return {
         "scan": " × ".join(map(str, SCAN)),
         "overlap": OVERLAP,
@@ -65,15 +67,12 @@ def count_text_work(preset: str, windows: int) -> dict[str, float]:
     model = network(preset, text_config=FULL_TEXT, **FULL_VISION)
     work = {"embedded": 0, "layers": 0}
 
-    def count(name: str) -> Any:
-        def hook(_: Any, inputs: tuple[Tensor, ...], __: Any) -> None:
-            work[name] += len(inputs[0])
+    def count(name: str, _: Any, inputs: tuple[Tensor, ...], __: Any) -> None:
+        work[name] += len(inputs[0])
 
-        return hook
-
-    model.text.embeddings.register_forward_hook(count("embedded"))
-    for layer in (layer for stage in model.text.stages for layer in stage):
-        layer.register_forward_hook(count("layers"))
+    model.text.embeddings.register_forward_hook(partial(count, "embedded"))
+    for layer in chain(*model.text.stages):
+        layer.register_forward_hook(partial(count, "layers"))
     image = volume(size=(64, 32, 32))
     if preset == "released":
         once = dict.fromkeys(("tokenised", "layers"), 0)
@@ -90,15 +89,8 @@ def count_text_work(preset: str, windows: int) -> dict[str, float]:
 def other_settings() -> dict[str, Any]:
     """Row 17: other batch sizes, crops, widths and text encoders; a checkpoint of another family."""
     working = [name for name, setting in SETTINGS.items() if runs_with(**setting)]
-    random, tensors, refusal = distilbert_as_bert()
-    return {
-        "runs": len(working),
-        "working": "; ".join(working),
-        "settings": len(SETTINGS),
-        "random": random,
-        "tensors": tensors,
-        "refusal": refusal,
-    }
+    runs = {"runs": len(working), "working": "; ".join(working), "settings": len(SETTINGS)}
+    return runs | distilbert_as_bert()
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -107,11 +99,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "feature size 24": {"feature_size": 24},
     "three stages": {"depths": (1, 1, 1), "num_heads": (2, 4, 4), "size": (32, 16, 16)},
     "DistilBERT": {
-        "text_config": {
-            "model_type": "distilbert",
-            **{name: TEXT[name] for name in ("vocab_size", "max_position_embeddings")},
-            **{"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 48},
-        }
+        "text_config": {"model_type": "distilbert", "vocab_size": 1024, "max_position_embeddings": 128}
+        | {"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 48},
     },
 }
 """Name → what differs from a small network with a BERT on the CPU."""
@@ -124,7 +113,7 @@ def runs_with(*, batch: int = 1, size: tuple[int, ...] = (24, 24, 16), **changes
     return logits.shape == (batch, len(texts()) + 1, *size) and bool(logits.isfinite().all())
 
 
-def distilbert_as_bert() -> tuple[int, int, str]:
+def distilbert_as_bert() -> dict[str, Any]:
     """A DistilBERT file loaded as BERT: random tensors and all tensors in transformers, and bipvl's error."""
     from transformers import AutoConfig, AutoModelForMaskedLM, BertForMaskedLM
 
@@ -140,16 +129,13 @@ def distilbert_as_bert() -> tuple[int, int, str]:
             refusal = ""
         except BipvlError as error:
             refusal = "`BipvlError`: " + error.problem.replace(f" {folder}", "").partition(", and")[0]
-    return len(info["missing_keys"]), len(model.state_dict()), refusal
+    return {"random": len(info["missing_keys"]), "tensors": len(model.state_dict()), "refusal": refusal}
 
 
 def installation() -> dict[str, Any]:
     """Row 18: what can be checked of this package; the release's own defects cannot be run."""
-    return {
-        "modules": import_everything(),
-        "packages": declared_packages(),
-        "private_paths": len(private_paths()),
-    }
+    modules, packages = import_everything(), declared_packages()
+    return {"modules": modules, "packages": packages, "private_paths": len(private_paths())}
 
 
 def import_everything() -> int:

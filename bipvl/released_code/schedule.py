@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -62,10 +63,9 @@ def schedule_by_iteration() -> dict[str, Any]:
     course = released_course(steps["mmwhs_ct"])
     rates = course.rates.set_index("step")
     lr = get_profile("paper").training.lr
-    version = torch.__version__.partition("+")[0]
     note = (
-        f" (torch {version} rejects the late group with an error at iteration {course.stopped_at}; without "
-        "that check the rates are as shown)"
+        f" (torch {torch.__version__.partition('+')[0]} rejects the late group with an error at iteration "
+        f"{course.stopped_at}; without that check the rates are as shown)"
     )
     return {
         "rate_at_300": float(rates["release"][T_MAX]),
@@ -93,13 +93,9 @@ def training_cases(dataset: str) -> int:
     """Number of training cases of a benchmark: AMOS lists 200 + 100 CT cases, MM-WHS 20."""
     spec = load_spec(dataset)
     amos = spec.split["test"] == "validation"
-    sections = {"training": 200, "validation": 100} if amos else {"training": 20}
-    folder = spec.prompts.parent  # any folder: the files are not opened
-    cases = [
-        Case(f"{section}_{i:04}", folder, folder, section, i)
-        for section, n in sections.items()
-        for i in range(n)
-    ]
+    sections = ["training"] * 200 + ["validation"] * 100 if amos else ["training"] * 20
+    file = Path("scan.nii.gz")  # is not opened
+    cases = [Case(f"case_{i:04}", file, file, section, i) for i, section in enumerate(sections)]
     return len(make_split(spec, cases, seed=42).train)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,22 +12,15 @@ from torch import Tensor
 from bipvl.data.prompts import default_prompts
 from bipvl.data.spec import load_spec
 from bipvl.engine.variants import ALL_TERMS
-from bipvl.model.bipvlseg import BiPVLOutput, BiPVLSeg
+from bipvl.model.bipvlseg import BiPVLSeg
 from bipvl.model.losses import Objective
 from bipvl.model.released import network_class, objective_class
 from bipvl.model.tokens import PromptTokens, tokenize
 
 DATASET = "mmwhs_ct"
 VISION = {"feature_size": 12, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4, "fusion_width": 32}
-TEXT = {
-    "model_type": "bert",
-    "vocab_size": 1024,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 128,
-}
+TEXT = {"model_type": "bert", "vocab_size": 1024, "max_position_embeddings": 128}
+TEXT |= {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
 CROP = (24, 24, 16)
 
 
@@ -81,20 +74,23 @@ def objective(preset: str | Sequence[str] = "paper") -> Objective:
     return objective_class(preset)(terms=ALL_TERMS, overlapping=False, noise=0)
 
 
-def alignment(output: BiPVLOutput) -> float:
-    """The alignment loss of an output, preset ``paper``."""
-    target = torch.zeros(len(output.logits), 1, *output.logits.shape[2:])
-    return float(objective()(output, target)[1]["alignment"])
+def with_both(name: str, measure: Callable[[str], Any]) -> dict[str, Any]:
+    """A measurement with both presets: NAME_released and NAME_right."""
+    return {f"{name}_released": measure("released"), f"{name}_right": measure("paper")}
+
+
+def error_of(kind: type[Exception], call: Callable[..., Any], *arguments: Any) -> str:
+    """The message of the error that a call raises; "" if it raises none."""
+    try:
+        call(*arguments)
+    except kind as error:
+        return str(error)
+    return ""
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference; infinite if a value is NaN."""
     return float((a - b).detach().abs().nan_to_num(math.inf).max())
-
-
-def agreement(a: Tensor, b: Tensor) -> float:
-    """Share of voxels with the same arg-max class, of logits B × C × H × W × D."""
-    return float((a.argmax(1) == b.argmax(1)).float().mean())
 
 
 @contextmanager
