@@ -38,9 +38,7 @@ def draw_qualitative(table: pd.DataFrame) -> Figure:
 
 def draw_errors(table: pd.DataFrame) -> Figure:
     """Like ``draw_qualitative``, from its table, but with each variant's errors."""
-    figure = _with_legends(table, errors=True)
-    _error_key(figure)
-    return figure
+    return _with_legends(table, errors=True)
 
 
 def _with_legends(table: pd.DataFrame, *, errors: bool) -> Figure:
@@ -52,7 +50,7 @@ def _with_legends(table: pd.DataFrame, *, errors: bool) -> Figure:
     _fill(grid, slices, columns)
     counts = ", ".join(s.facts["cases"] for s in slices)
     rule = f"{slices[0].facts['rule']} (n = {counts} test cases), the axial slice with most foreground"
-    _caption(figure, table, slices, rule, errors=errors)
+    _finish(figure, table, slices, rule, errors=errors)
     return figure
 
 
@@ -81,9 +79,8 @@ def draw_failures(table: pd.DataFrame) -> Figure:
         entries = panels.patches(names[dataset], shown[dataset], width=99)
         title = {"title": dataset_title(dataset), "title_fontsize": style.SMALL, "alignment": "left"}
         axes.legend(handles=entries, loc="center left", ncols=across[dataset], **title, **LEGEND)
-    _error_key(figure)
     rule = f"{slices[0].facts['rule']}, the axial slice with most wrong voxels"
-    _caption(figure, table, slices, rule, errors=True)
+    _finish(figure, table, slices, rule, errors=True)
     return figure
 
 
@@ -126,17 +123,15 @@ def _panel(axes: Axes, data: SliceData, column: Column) -> None:
         axes.text(0.03, 0.03, f"Dice {dice:.2f}", transform=axes.transAxes, **panels.ON_IMAGE)
 
 
-def _error_key(figure: Figure) -> None:
-    """Draw the legend of the error colours above the figure."""
-    meaning = ("only in the truth", "only in the prediction", "in both, but not the same")
-    entries = zip(style.ERRORS.items(), meaning, strict=True)
-    key = [Patch(facecolor=colour, label=f"{name} ({how})") for (name, colour), how in entries]
-    figure.legend(handles=key, loc="outside upper center", ncols=len(key), **LEGEND)
-
-
-def _caption(
+def _finish(
     figure: Figure, table: pd.DataFrame, slices: Sequence[SliceData], rule: str, *, errors: bool
 ) -> None:
+    """Draw the caption and, for errors, the legend of their colours above the figure."""
+    if errors:
+        meaning = ("only in the truth", "only in the prediction", "in both, but not the same")
+        entries = zip(style.ERRORS.items(), meaning, strict=True)
+        key = [Patch(facecolor=colour, label=f"{name} ({how})") for (name, colour), how in entries]
+        figure.legend(handles=key, loc="outside upper center", ncols=len(key), **LEGEND)
     channels = {s.facts["channel"]: dataset_title(s.facts["dataset"]) for s in slices}
     shown = ", ".join(f"{c} of {title}" for c, title in channels.items() if c not in ("CT", "MR"))
     scored = any(fact.startswith("dice_") for s in slices for fact in s.facts)
