@@ -15,9 +15,6 @@ from bipvl.deploy.dicom import series_slices
 from bipvl.deploy.inputs import ScanFiles, files_of
 from bipvl.deploy.result import Segmentation
 
-SCHEME = "99BIPVL"
-"""Coding scheme of the class codes; DICOM reserves names that start with 99 for private schemes."""
-
 
 def check_seg(scans: Sequence[ScanFiles], spec: DatasetSpec) -> None:
     """Raise a BipvlError if the labels of these scans cannot be written as SEG."""
@@ -75,6 +72,7 @@ def _segments(result: Segmentation) -> list[Any]:
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
+    scheme = "99BIPVL"  # of the class codes; DICOM reserves names that start with 99 for private schemes
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=f"BiPVL-Seg {result.facts['variant']}"[:64],
         version=version("bipvl"),
@@ -85,7 +83,7 @@ def _segments(result: Segmentation) -> list[Any]:
             segment_number=number,
             segment_label=row["class"][:64],
             segmented_property_category=Code("123037004", "SCT", "Anatomical Structure"),
-            segmented_property_type=Code(str(row["code"]), SCHEME, row["class"][:64]),
+            segmented_property_type=Code(str(row["code"]), scheme, row["class"][:64]),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
         )

@@ -25,9 +25,6 @@ from bipvl.engine.predict import Predictor, make_predictor
 from bipvl.engine.run import Run
 from bipvl.engine.scan_grid import label_scan
 
-SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-"""The schema that ``python -m monai.bundle verify_metadata`` checks metadata.json against."""
-
 RUNNERS = {"fire": "0.7.1", "pytorch-ignite": "0.5.5"}
 """Packages that MONAI's command line and evaluator import, with the oldest version tested."""
 
@@ -117,7 +114,8 @@ def metadata(run: Run) -> dict[str, Any]:
         return shape | named | {"is_patch_data": True} | kind
 
     return {
-        "schema": SCHEMA,
+        # What ``python -m monai.bundle verify_metadata`` checks this file against.
+        "schema": "https://project-monai.github.io/schema/meta_schema_20240725.json",
         "version": version("bipvl"),
         "changelog": {version("bipvl"): "exported from a run of bipvl"},
         "monai_version": version("monai"),
@@ -189,11 +187,7 @@ def preparation(*, folder: str | Path) -> Compose:
 
 
 def scans(*, folder: str | Path) -> list[dict[str, str]]:
-    """The NIfTI files in a folder, as MONAI's Dataset takes them.
-
-    Raises:
-        BipvlError: there are none.
-    """
+    """The NIfTI files in a folder, as MONAI's Dataset takes them; if there are none, a BipvlError."""
     found = sorted(path for path in Path(folder).glob("*.nii*") if path.name.endswith(NIFTI))
     if not found:
         fix = "set --dataset_dir to their folder"

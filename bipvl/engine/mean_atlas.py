@@ -29,8 +29,7 @@ def score_mean_atlas(
 ) -> None:
     """Score the mean atlas of the training cases on the test cases; writes ``output``, as metrics.csv.
 
-    Args:
-        spacing: of the working grid, mm.
+    ``spacing``: of the working grid, mm.
     """
     load = prepare_transform(spec, spacing)
     labels = [load(case.paths)["label"].as_subclass(Tensor) for case in train]
