@@ -352,5 +352,5 @@ def test_a_tensor_of_another_network_is_named():
 
 
 def test_the_released_preset_needs_the_concepts_alone(case):
-    with pytest.raises(BipvlError, match="reads each concept's text alone"):
+    with pytest.raises(BipvlError, match="encodes each concept's text alone"):
         case.model(torch.zeros(1, 1, 64, 32, 32), PromptTokens.of(case.tokens.ids, case.tokens.mask))
