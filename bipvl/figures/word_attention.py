@@ -98,7 +98,8 @@ def window_table(shown: ShownCase, window: "AttendedWindow", origin: Mapping[str
 
 def rescaled(affine: np.ndarray, factors: Sequence[float]) -> np.ndarray:
     """The affine of the same box with voxels ``factors`` times as large."""
-    return affine @ from_matvec(np.diag(factors), (np.asarray(factors) - 1) / 2)
+    sides = np.asarray(factors, float)  # whole numbers would round the shift
+    return affine @ from_matvec(np.diag(sides), (sides - 1) / 2)
 
 
 def times(sides: Sequence[float]) -> str:
