@@ -95,7 +95,9 @@ class _File(Schema):
     datasets: Names
     defaults: _Settings = _Settings()
     studies: dict[str, _StudyEntry] = Field(min_length=1, description="a mapping of at least one study")
-    external: dict[str, _ExternalEntry] | None = None
+    external: Annotated[
+        dict[str, _ExternalEntry], BeforeValidator(lambda value: {} if value is None else value)
+    ] = Field({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,7 @@ def load_experiments(profile: str, path: str | Path = PATH) -> Experiments:
     content = validate(_File, read_yaml(path), path)
     try:
         _check_datasets(content.datasets)
-        external = {name: _external(name, entry, path) for name, entry in (content.external or {}).items()}
+        external = {name: _external(name, entry, path) for name, entry in content.external.items()}
         _check_titles(external)
         studies = {name: _study(name, profile, content, external, path.parent) for name in content.studies}
     except BipvlError as error:
