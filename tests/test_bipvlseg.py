@@ -434,7 +434,7 @@ def test_fusion_at_one_stage_alone(tiny_bipvlseg, tiny_tokens):
     assert tiny_bipvlseg(fused_stages=(-1,)).fused_stages == {2}
     for wrong in (3, 0, -3):
         with pytest.raises(
-            ValueError, match=rf"fused_stages is \({wrong},\); the encoder has the stages 1 to 2"
+            BipvlError, match=rf"fused_stages is \({wrong},\), but the encoder has the stages 1 to 2; choose"
         ):
             tiny_bipvlseg(fused_stages=(wrong,))
 

@@ -363,5 +363,8 @@ def _stage_numbers(chosen: Sequence[int] | None, stages: int) -> frozenset[int]:
     if chosen is None:
         return frozenset(range(1, stages + 1))
     if any(n == 0 or abs(n) > stages for n in chosen):
-        raise ValueError(f"fused_stages is {tuple(chosen)}; the encoder has the stages 1 to {stages}")
+        raise BipvlError(
+            f"fused_stages is {tuple(chosen)}, but the encoder has the stages 1 to {stages}",
+            "choose another variant or a profile with more stages",
+        )
     return frozenset(n if n > 0 else stages + 1 + n for n in chosen)
