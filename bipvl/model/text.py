@@ -137,8 +137,9 @@ def text_config(source: str) -> tuple[dict[str, Any], str]:
     try:
         found = AutoConfig.from_pretrained(path, **_safely(path), local_files_only=True)
     except (OSError, ValueError):
-        assumed = DistilBertConfig if path == HUB["clinicalbert"] else BertConfig
-        return assumed().to_dict(), f"{assumed.__name__.removesuffix('Config')} of base size for {path}"
+        distilled = path == HUB["clinicalbert"]
+        name, config = ("DistilBERT", DistilBertConfig()) if distilled else ("BERT", BertConfig())
+        return config.to_dict(), f"{name} of base size for {path}"
     return found.to_dict(), ""
 
 
