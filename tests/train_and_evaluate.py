@@ -29,11 +29,11 @@ class Doubled(torch.utils.data.Dataset):
 
 
 def in_double_precision():
-    build, forward, prepared = train.build_network, train.Learner.forward, train._prepared
+    build, forward, prepared = train.build_network, train.Learner.forward, train.prepared
     torch.set_default_dtype(torch.float64)
     train.build_network = lambda *args: build(*args).double()
     train.Learner.forward = lambda self, volume, *args: forward(self, volume.double(), *args)
-    train._prepared = lambda *args: Doubled(prepared(*args))
+    train.prepared = lambda *args: Doubled(prepared(*args))
 
 
 def main(data_root, root, batch_size, *variants):
