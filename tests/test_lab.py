@@ -119,7 +119,7 @@ def test_a_run_that_reads_no_prompts_is_refused(smoke_runs, run, tmp_path):
     with pytest.raises(BipvlError, match="seed0: is a run of SwinUNETR-V2, which reads no prompts; give"):
         Lab(run=Run.open(run.directory.parents[1] / "swin_unetr_v2" / "seed0"))
     shutil.copy(run.directory / "config.json", tmp_path)
-    with pytest.raises(BipvlError, match=r"holds no trained network .*; train it first"):
+    with pytest.raises(BipvlError, match=r"no trained network .*; train it first"):
         Lab(run=Run.open(tmp_path))
 
 

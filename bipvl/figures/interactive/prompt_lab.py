@@ -78,8 +78,7 @@ class Lab:
         if not run.variant.language:
             problem = f"is a run of {run.variant.title}, which reads no prompts"
             raise BipvlError(problem, "give a run of a variant that does", run.directory)
-        if not run.model_folder.is_dir():
-            raise BipvlError("holds no trained network (no model folder)", "train it first", run.directory)
+        run.check_has_network()
         from accelerate import Accelerator
 
         self.run, self.spec = run, run.spec
