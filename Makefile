@@ -91,5 +91,5 @@ lock: ## update requirements.lock to the newest releases that pyproject.toml all
 	rm -r build/lock
 
 clean: ## delete caches and the report; keep data, runs, figures, .venv and snakemake's state
-	rm -rf .pytest_cache .ruff_cache .hypothesis build report
+	rm -rf .pytest_cache .ruff_cache .import_linter_cache .hypothesis build report
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +
