@@ -9,6 +9,8 @@ STUDY ?= all
 JOBS ?= 2
 # Folder of the real data; empty: synthetic cohorts.
 DATA_ROOT ?=
+# For `make figures`: png or pdf.
+FORMAT ?= png
 # For `make stress`: number of kills of trainings.
 KILLS ?= 100
 # Additional options for snakemake, for example: --executor slurm
@@ -55,8 +57,8 @@ plan: $(READY) ## show what reproduce would run and why, what is missing, and th
 	@set -o pipefail; $(BIN)/snakemake --dry-run --quiet host $(OPTIONS) 2>&1 | awk '$(SHORTEN)'
 	@$(BIN)/python tools/plan.py "$(PROFILE)" "$(STUDY)" "$(DATA_ROOT)"
 
-figures: $(READY) ## redraw the figures from the CSV files beside them
-	$(BIN)/bipvl figures "figures/$(NAME)"
+figures: $(READY) ## redraw the figures from the tables beside them (FORMAT=png or pdf)
+	$(BIN)/bipvl figures "figures/$(NAME)" --format "$(FORMAT)"
 
 report: $(READY) ## reproduce, then write an HTML page per notebook: report/PROFILE/index.html
 	$(BIN)/snakemake "report/$(NAME)/index.html" --quiet rules host $(OPTIONS)

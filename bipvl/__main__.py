@@ -7,6 +7,7 @@ import typer
 
 from bipvl.common.command_line import Sentences, echo_once, echo_table
 from bipvl.common.errors import BipvlError
+from bipvl.common.lookup import choose
 
 app = typer.Typer(
     cls=Sentences,
@@ -338,19 +339,23 @@ def export(
 
 @app.command()
 def figures(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="One profile's figures, with CSVs.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="One profile's figures and their tables.")],
+    form: Annotated[
+        str, typer.Option("--format", help="png, or pdf for print (also writes the main table as LaTeX).")
+    ] = "png",
 ) -> None:
-    """Draw the figures in a folder again from their CSV files.
+    """Draw the figures in a folder again from their tables (.csv, .npz).
 
     Needs neither data nor GPU.
 
-    Example: bipvl figures figures/quick
+    Example: bipvl figures figures/quick --format pdf
     """
+    choose("format", form, {"png": None, "pdf": None})
     if not folder.is_dir():
-        raise BipvlError("is not a folder", "write the figures and their CSVs with `make reproduce`", folder)
+        raise BipvlError("is not a folder", "write its figures with: make reproduce", folder)
     from bipvl.figures import redraw
 
-    for path in redraw(folder):
+    for path in redraw(folder, form):
         typer.echo(f"drew {path}")
 
 

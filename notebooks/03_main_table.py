@@ -56,22 +56,21 @@ print("Missing runs:", *missing or ["none"], sep="\n")
 
 # %% [markdown]
 # ## The table
-# Also written as CSV, Markdown and LaTeX. `scores.csv` contains every case, class, metric and grid.
+# Also written as CSV and Markdown (`make figures FORMAT=pdf` writes LaTeX). Every case, class, metric and
+# grid is in `scores.csv`, which [11_claims](11_claims.ipynb) writes.
 
 # %%
 from IPython.display import Image, Markdown
 
 from bipvl.analysis.statistics import case_means, class_values, main_table, read_runs
-from bipvl.analysis.tables import main_table_latex, main_table_markdown
+from bipvl.analysis.tables import main_table_markdown
 from bipvl.common.files import write_csv, write_text
 
 folder = Path(figures, profile_name(profile))
 scores = read_runs(folders)
 main = main_table(scores)
-write_csv(folder / "scores.csv", scores)
 write_csv(folder / "main_table.csv", main)
 write_text(folder / "main_table.md", main_table_markdown(main))
-write_text(folder / "main_table.tex", main_table_latex(main))
 Markdown(main_table_markdown(main))
 
 # %% [markdown]

@@ -71,7 +71,7 @@ Image(write("qualitative", table, folder), width=900)
 
 # %% [markdown]
 # ## Errors
-# The same slices: missed voxels, false positives and voxels of another class.
+# The same slices, from the same table: missed voxels, false positives and voxels of another class.
 
 # %%
 Image(write("errors", table, folder), width=900)

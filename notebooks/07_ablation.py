@@ -59,28 +59,26 @@ print("Missing runs:", *missing or ["none"], sep="\n")
 # %% [markdown]
 # ## The comparisons
 # Paired over test cases: the difference from the first variant, its interval, and Wilcoxon's test with Holm's
-# correction. `scores-STUDY.csv` contains every case, class, metric and grid.
+# correction. Every case, class, metric and grid is in `scores.csv`, which
+# [11_claims](11_claims.ipynb) writes.
 
 # %%
 import pandas as pd
 
 from bipvl.analysis.comparisons import compare
 from bipvl.analysis.statistics import METRICS, read_runs
-from bipvl.common.files import write_csv
 
-folder = Path(figures, profile_name(profile))
 scores = read_runs(folders)
 compared = pd.concat(compare(scores, chosen.variants[0], metric) for metric in METRICS)
-write_csv(folder / f"scores-{study}.csv", scores)
-write_csv(folder / f"comparisons-{study}.csv", compared)
 compared.round(3)
 
 # %% [markdown]
 # ## The differences in Dice
+# Drawn from `comparisons-STUDY.csv`, which contains all metrics.
 
 # %%
 from IPython.display import Image
 
 from bipvl.figures import write
 
-Image(write(f"ablation-{study}", compared[compared["metric"] == "dice"], folder), width=900)
+Image(write(f"ablation-{study}", compared, Path(figures, profile_name(profile))), width=900)

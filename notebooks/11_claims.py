@@ -46,7 +46,8 @@ figures = "figures"  # figures are written to a subfolder named after the profil
 
 # %% [markdown]
 # ## The claims table
-# A claim is not tested if one of its runs is missing; its row says which.
+# A claim is not tested if one of its runs is missing; its row says which. `scores.csv` contains every case,
+# class, metric and grid of all finished runs.
 
 # %%
 from IPython.display import Image, Markdown
@@ -54,13 +55,15 @@ from IPython.display import Image, Markdown
 from bipvl.analysis.claims import claims_table, gather_runs
 from bipvl.analysis.studies import load_experiments
 from bipvl.analysis.tables import claims_markdown
-from bipvl.common.files import write_text
+from bipvl.common.files import write_csv, write_text
 from bipvl.engine.profiles import profile_name
 from bipvl.figures import write
 
 folder = Path(figures, profile_name(profile))
 experiments = load_experiments(profile)
-claims = claims_table(gather_runs(experiments, runs), experiments)
+scores = gather_runs(experiments, runs)
+claims = claims_table(scores, experiments)
+write_csv(folder / "scores.csv", scores)
 write_text(folder / "claims.md", claims_markdown(claims))
 Markdown(claims_markdown(claims))
 

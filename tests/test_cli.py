@@ -108,6 +108,7 @@ def test_it_runs_as_a_module():
         ("segment scan.nii.gz --run runs/none -o ./scan.nii.gz", "the scan itself"),
         ("figures figures/quick", "make reproduce"),
         ("figures filled", "make reproduce"),
+        ("figures filled --format svg", "there is no format 'svg'; choose one of: pdf, png"),
     ],
 )
 def test_bad_input_is_reported_in_a_sentence_and_writes_nothing(place, line, sentence):

@@ -204,6 +204,12 @@ def test_redrawn_diagrams_have_the_same_bytes(tables, tmp_path):
     for name in ("architecture", "bifusion-one_way"):
         plots.write(name, tables[name], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {
+        "architecture.csv",
+        "architecture.png",
+        "bifusion-one_way.csv",
+        "bifusion-one_way.png",
+    }
     assert len(plots.redraw(tmp_path)) == 2
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

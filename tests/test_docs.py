@@ -97,7 +97,7 @@ def stage(smoke_runs, tmp_path, monkeypatch):
     volume = nib.load(first)
     write_series(tmp_path / "dicom_series", 2 * (volume.get_fdata().clip(-1024) // 2), volume.affine)
     (tmp_path / "figures" / "smoke").mkdir(parents=True)
-    shutil.copy(ROOT / "figures" / "quick" / "ablation-main.csv", tmp_path / "figures" / "smoke")
+    shutil.copy(ROOT / "figures" / "quick" / "comparisons-main.csv", tmp_path / "figures" / "smoke")
     names = ("out.conv.conv.weight", "bifusions.1.layers.0.norm1.weight")
     torch.save({"model": {name: torch.zeros(1) for name in names}}, tmp_path / "theirs.pth")
     one_step = {"training": {"epochs": 1, "validations": 1}}  # enough for the data set of a page

@@ -165,7 +165,7 @@ def test_data_notebook_prepares_the_data_and_draws_samples(smoke_runs, execute, 
     runs, figures = tmp_path / "runs", tmp_path / "figures"
     book = execute("01_data", profile="smoke", dataset=smoke_runs.dataset, runs=runs, figures=figures)
     assert (runs / "smoke" / smoke_runs.dataset / "split.json").is_file()
-    assert (figures / "smoke" / f"data_samples-{smoke_runs.dataset}.pdf").is_file()
+    assert (figures / "smoke" / f"data_samples-{smoke_runs.dataset}.npz").is_file()
     assert pictures(book) == 1
 
 
@@ -192,7 +192,7 @@ def test_run_notebook_trains_and_evaluates(smoke_runs, execute, tmp_path):
 def test_study_notebooks_draw_their_figures(smoke_runs, execute, tmp_path, name, written):
     book = execute(name, profile="smoke", study="main", runs=smoke_runs.runs, figures=tmp_path / "figures")
     folder = tmp_path / "figures" / "smoke"
-    assert {path.stem for path in folder.glob("*.pdf")} == set(written)
+    assert {path.stem for path in folder.glob("*.png")} == set(written)
     assert pictures(book) == len(written)
     if name == "03_main_table":
         main = pd.read_csv(folder / "main_table.csv")

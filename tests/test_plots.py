@@ -1,6 +1,6 @@
 """Figures: the same bytes from their tables alone, legible text, anatomical orientation."""
 
-import shutil
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 
@@ -10,21 +10,24 @@ import pandas as pd
 import pytest
 from alignment_files import attention_pictures, write_snapshots
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.image import imread
+from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 from score_files import measurements, study, write_history, write_metrics, write_runs
 
 from bipvl import figures as plots
 from bipvl.analysis.claims import claims_table
 from bipvl.analysis.comparisons import compare
-from bipvl.analysis.statistics import case_means, class_values, read_runs
+from bipvl.analysis.statistics import case_means, class_values, main_table, read_runs
 from bipvl.analysis.studies import Experiments, study_folders
+from bipvl.analysis.tables import main_table_latex
 from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
 from bipvl.figures import style
 from bipvl.figures.case_selection import Prediction, ShownCase
 from bipvl.figures.slice_tables import read_slices
+from bipvl.figures.table_files import write_table
 from bipvl.figures.volume_tables import volume_table
 
 DATASETS = ("amos22", "mmwhs_ct", "msd_brain")
@@ -56,13 +59,24 @@ def origin(**more):
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
-    """The table of every figure, for three data sets with 15, 7 and 3 classes."""
+def folders(tmp_path_factory) -> dict[str, list[Path]]:
+    """Run folders of three data sets with 15, 7 and 3 classes."""
     folder = tmp_path_factory.mktemp("runs")
     for dataset in DATASETS:
         write_runs(folder, dataset)
-    folders, _ = study_folders(study(DATASETS), folder)
-    scores = read_runs(folders)
+    return study_folders(study(DATASETS), folder)[0]
+
+
+@pytest.fixture(scope="module")
+def scores(folders) -> pd.DataFrame:
+    """The scores of all runs."""
+    return read_runs(folders)
+
+
+@pytest.fixture(scope="module")
+def tables(folders, scores, tmp_path_factory) -> dict[str, pd.DataFrame]:
+    """The table of every figure."""
+    folder = tmp_path_factory.mktemp("tables")
     studies = {"main": study(DATASETS)}
     experiments = Experiments(profile="quick", datasets=DATASETS, studies=studies, external={})
     aligned = {dataset: write_snapshots(folder / "aligned", dataset) for dataset in DATASETS}
@@ -108,56 +122,98 @@ FIGURES += ["data_samples-amos22", "data_samples-msd_brain", "bench", "ablation-
 
 
 def test_every_registered_figure_is_tested(tables):
-    in_other_files = {"architecture", "bifusion", "efficiency", "prompt_robustness", "prompt_lab"}
+    in_other_files = {"architecture", "bifusion", "efficiency", "runtime"}
+    in_other_files |= {"prompt_robustness", "prompt_lab"}
     assert {name.split("-")[0] for name in FIGURES} == set(plots.FIGURES) - in_other_files
     assert set(FIGURES) == set(tables)
 
 
 @pytest.fixture(scope="module")
-def written(tables, tmp_path_factory) -> Path:
-    """A folder with all figures."""
-    folder = tmp_path_factory.mktemp("figures")
-    for name, table in tables.items():
-        plots.write(name, table, folder)
-    return folder
-
-
-def test_figures_redrawn_from_their_csv_have_the_same_bytes(written, tmp_path):
-    for path in written.glob("*.csv"):
-        shutil.copy(path, tmp_path)
-    (tmp_path / "main_table.csv").write_text("not,a,figure\n")
-    assert [path.stem for path in plots.redraw(tmp_path)] == sorted(FIGURES)
-    (tmp_path / "main_table.csv").unlink()
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
-        p.name: p.read_bytes() for p in written.iterdir()
-    }
+def drawn(tables):
+    """All figures, each drawn once."""
+    return {name: plots.draw(name, table) for name, table in tables.items()}
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_written_as_csv_pdf_and_png_without_date_and_is_not_blank(written, name):
-    assert {p.suffix for p in written.glob(f"{name}.*")} == {".csv", ".pdf", ".png"}
-    assert b"CreationDate" not in (written / f"{name}.pdf").read_bytes()
-    picture = imread(written / f"{name}.png")[::5, ::5, :3]
-    assert picture.std() > 0.05
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_legible_in_print_and_names_its_cohort(tables, name):
-    figure = plots.draw(name, tables[name])
+def test_a_figure_is_legible_in_print_names_its_cohort_and_is_not_blank(drawn, name):
+    figure = drawn[name]
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
     assert min(text.get_fontsize() for text in texts) >= style.SMALL
     assert figure.get_figwidth() <= style.WIDTH
+    canvas = FigureCanvasAgg(figure)
     with style.context():
-        box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+        canvas.draw()
+        box = figure.get_tightbbox(canvas.get_renderer())
     assert box.x0 >= 0 and box.y0 >= 0, box  # nothing is cut off at the figure's edge
     assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight(), box
+    picture = np.asarray(canvas.buffer_rgba())[::3, ::3, :3]
+    assert picture.std() > 12
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
     caption = figure.get_supxlabel().replace("\n", " ")
     if name == "bench":
         assert "random weights" in caption
         return
     assert "Synthetic cohort, profile quick" in caption
     assert name.startswith("data_samples") or "seed 0" in caption
+
+
+def as_text(column: pd.Series) -> list[str]:
+    return ["" if pd.isna(v) else f"{v:.9g}" if isinstance(v, float) else str(v) for v in column]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_table_is_read_back_as_it_was_written(tables, tmp_path, name):
+    table = tables[name].reset_index(drop=True)
+    first, second = tmp_path / "first", tmp_path / "second"
+    back = write_table(first, table)
+    assert list(back) == list(table)
+    for column in back:
+        if pd.api.types.is_numeric_dtype(back[column]):
+            np.testing.assert_allclose(back[column], table[column].astype(float), rtol=1e-8)
+        else:
+            assert as_text(back[column]) == as_text(table[column]), column
+    pd.testing.assert_frame_equal(write_table(second, back), back)
+    (one, two) = sorted(tmp_path.iterdir())
+    assert one.suffix == (".npz" if {"pixel", "start"} & set(table) else ".csv")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_figures_redrawn_from_their_tables_have_the_same_bytes(tables, tmp_path):
+    """One figure from a CSV, two from the same compressed table."""
+    for name in ("ablation-main", "qualitative", "errors"):
+        assert plots.write(name, tables[name], tmp_path) == tmp_path / f"{name}.png"
+    (tmp_path / "main_table.csv").write_text("not,a,figure\n")
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    pictures = ["ablation-main.png", "qualitative.png", "errors.png"]
+    assert written.keys() == {*pictures, "comparisons-main.csv", "qualitative.npz", "main_table.csv"}
+    for name in pictures:
+        (tmp_path / name).unlink()
+    assert [path.name for path in plots.redraw(tmp_path)] == pictures
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+def test_pdf_and_latex_are_written_without_dates_only_if_asked_for(tables, scores, tmp_path):
+    plots.write("ablation-main", tables["ablation-main"], tmp_path)
+    main = main_table(scores)
+    write_table(tmp_path / "main_table", main)
+    assert [path.name for path in plots.redraw(tmp_path, "pdf")] == ["ablation-main.pdf"]
+    pdf = (tmp_path / "ablation-main.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
+    assert (tmp_path / "main_table.tex").read_text(encoding="utf-8") == main_table_latex(main)
+
+
+def test_a_png_has_a_palette_only_if_the_difference_is_invisible(tmp_path):
+    noise = np.random.default_rng(0).uniform(size=(50, 50, 3))
+    for drawing, mode in ((lambda axes: axes.imshow(noise), "RGB"), (lambda axes: axes.plot([0, 1]), "P")):
+        with style.context():
+            drawing((figure := Figure(figsize=(2, 2))).subplots())
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        style.save(figure, tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as small, Image.open(BytesIO(style.png(figure))) as full:
+            assert small.mode == mode
+            change = np.abs(np.asarray(small.convert("RGB"), int) - np.asarray(full.convert("RGB"), int))
+        assert (change.max(-1) > 10).mean() < 0.001
 
 
 def test_the_style_does_not_change_global_settings():

@@ -181,17 +181,6 @@ def test_label_maps_of_another_tool_are_read_by_its_codes(cohort, tmp_path):
     assert (mask["nnU-Net"] == mask["truth"]).all() and mask["truth"].any()
 
 
-def test_redrawing_figures_from_their_csv_gives_the_same_bytes(cohort, tmp_path):
-    folders, data = cohort
-    folders, written = {"mmwhs_ct": folders["mmwhs_ct"]}, tmp_path / "figures"
-    plots.write("failures", plots.failures_table(folders, data, count=1), written)
-    plots.write("surfaces", plots.surfaces_table(folders, data), written)
-    shutil.copytree(written, tmp_path / "redrawn", ignore=shutil.ignore_patterns("*.p*"))
-    assert [path.stem for path in plots.redraw(tmp_path / "redrawn")] == ["failures", "surfaces"]
-    for path in written.iterdir():
-        assert (tmp_path / "redrawn" / path.name).read_bytes() == path.read_bytes(), path.name
-
-
 @settings(max_examples=20, deadline=None)
 @given(masks=st.lists(arrays(np.uint8, (4, 5, 3), elements=st.integers(0, 3)), min_size=2, max_size=2))
 def test_volumes_are_read_back_unchanged(masks, tmp_path_factory):

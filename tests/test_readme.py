@@ -20,8 +20,6 @@ def test_tables_match_the_committed_results(page):
 def test_the_readme_shows_the_main_tables_and_the_claims():
     assert [name for _, name, _ in BLOCK.findall(PAGES["README.md"])] == [
         "figures/quick/main_table.md",
-        "figures/laptop/main_table.md",
-        "figures/laptop/claims.md",
         "figures/quick/claims.md",
     ]
 

@@ -39,7 +39,7 @@ def report(tmp_path, monkeypatch):
     phase = {"seconds": 1, "peak_memory_gib": 1, "commit": EVIL}
     (folder / "manifest.json").write_text(json.dumps({"phases": {"train": phase}}))
     (figures / "claims.csv").write_text(f"claim,verdict\n{EVIL},{EVIL}\n")
-    for name in ("a<img src=x>.png", "a<b>.csv"):
+    for name in ("a<img src=x>.png", "a<img src=x>.csv", "a<b>.npz"):
         (figures / name).touch()
 
     def make() -> tuple[str, str]:

@@ -358,7 +358,7 @@ def report(tmp_path, monkeypatch):
     manifest = json.dumps({"phases": phases})
     paths[0].with_name("manifest.json").write_text(manifest, encoding="utf-8")
     figures.mkdir(parents=True)
-    for name in ("bars.png", "bars.pdf", "bars.csv", "scores.csv"):
+    for name in ("bars.png", "bars.csv", "scores.csv"):
         (figures / name).write_text(name, encoding="utf-8")
     (figures / "claims.csv").write_text("claim,verdict\n<b>it</b> helps,undecided\n", encoding="utf-8")
     index = Path("report", "quick", "index.html")

@@ -126,24 +126,25 @@ def _studies(studies: Sequence[Study], pages: dict[Path, tuple[str, str]]) -> st
 
 
 def _figures(figures: Path, folder: Path) -> str:
-    """The PNGs with links to their PDFs and CSVs, then the tables without a picture; copies all files."""
-    files = sorted(
-        path for path in figures.glob("*") if path.suffix in (".png", ".pdf", ".csv", ".md", ".tex")
-    )
+    """The PNGs with links to the tables that they are drawn from, then all other tables; copies all files."""
+    from bipvl.figures import table_name
+
+    files = sorted(path for path in figures.glob("*") if path.suffix in (".png", ".csv", ".npz", ".md"))
     if not files:
         return ""
     (folder / "figures").mkdir()
     for path in files:
         shutil.copyfile(path, folder / "figures" / path.name)
-    drawn = [path.stem for path in files if path.suffix == ".png"]
+    tables = {path.stem: path.name for path in files if path.suffix in (".csv", ".npz")}
+    drawn = {path.stem: tables.get(table_name(path.stem)) for path in files if path.suffix == ".png"}
     shown = [
         f'<figure><img loading="lazy" src="figures/{escape(stem)}.png" alt="{escape(stem)}">'
-        f"<figcaption>{escape(stem)}: {_link(f'figures/{stem}.pdf', 'PDF')}, "
-        f"{_link(f'figures/{stem}.csv', 'the values drawn')}</figcaption></figure>"
-        for stem in drawn
+        f"<figcaption>{escape(stem)}{': ' + _link(f'figures/{table}', 'the values drawn') if table else ''}"
+        "</figcaption></figure>"
+        for stem, table in drawn.items()
     ]
-    tables = [path.name for path in files if path.stem not in drawn]
-    return "\n".join(shown) + _list(_link(f"figures/{name}", name) for name in tables)
+    others = [path.name for path in files if path.suffix != ".png" and path.name not in drawn.values()]
+    return "\n".join(shown) + _list(_link(f"figures/{name}", name) for name in others)
 
 
 def _runs(pages: dict[Path, tuple[str, str]], folder: Path) -> str:

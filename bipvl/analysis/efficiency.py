@@ -11,7 +11,9 @@ from bipvl.data.layouts import read_json
 from bipvl.engine.run import Run
 from bipvl.engine.variants import MEAN_ATLAS
 
-MEASURED = ["dataset", "variant", "language", "parameters", "operations", "seconds", "memory_gib", "machine"]
+COSTS = ["dataset", "variant", "language", "parameters", "operations", "seconds", "memory_gib", "machine"]
+OF_MACHINE = ["seconds", "memory_gib", "machine"]
+"""Columns that differ between two runs of the same training."""
 
 
 def trained_runs(folders: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
@@ -41,11 +43,11 @@ def efficiency(folders: Mapping[str, Sequence[Path]]) -> pd.DataFrame:
         seeds.setdefault(run.directory.parent, []).append(run)
     cases = networks.groupby(["dataset", "variant", "seed"])["case"].nunique()
     rows = [_row(group, cases) for group in seeds.values()]
-    return dice.merge(pd.DataFrame(rows, columns=MEASURED), on=["dataset", "variant"])
+    return dice.merge(pd.DataFrame(rows, columns=COSTS), on=["dataset", "variant"])
 
 
 def _row(seeds: Sequence[Run], cases: pd.Series) -> tuple:
-    """One variant's row (columns MEASURED), from its runs with different seeds."""
+    """One variant's row (columns COSTS), from its runs with different seeds."""
     from bipvl.analysis.costs import measure, window_operations
 
     run = seeds[0]

@@ -1,13 +1,16 @@
 """All figures. Each one is drawn from its table alone, so that redrawing needs neither data nor runs."""
 
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
+from typing import Literal
+from zipfile import BadZipFile
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bipvl.analysis.tables import main_table_latex
 from bipvl.common.errors import BipvlError
+from bipvl.common.files import write_text
 from bipvl.figures import style
 from bipvl.figures.alignment import (
     draw_embedding_map,
@@ -21,13 +24,14 @@ from bipvl.figures.bench import draw_bench
 from bipvl.figures.claims import draw_claims
 from bipvl.figures.curves import draw_training_curves, training_curves
 from bipvl.figures.differences import draw_ablation
-from bipvl.figures.efficiency import draw_efficiency
+from bipvl.figures.efficiency import draw_efficiency, draw_runtime
 from bipvl.figures.lab import draw_prompt_lab
 from bipvl.figures.robustness import draw_prompt_robustness
 from bipvl.figures.scores import draw_class_dice, draw_main_dice
 from bipvl.figures.slice_tables import failures_table, qualitative_table, samples_table, slice_table
 from bipvl.figures.slices import draw_data_samples, draw_errors, draw_failures, draw_qualitative
 from bipvl.figures.surfaces import draw_surfaces
+from bipvl.figures.table_files import read_table, write_table
 from bipvl.figures.volume_tables import surfaces_table
 from bipvl.figures.word_attention import attention_table, draw_word_attention
 
@@ -44,6 +48,7 @@ __all__ = [
     "similarity_table",
     "slice_table",
     "surfaces_table",
+    "table_name",
     "training_curves",
     "write",
 ]
@@ -62,6 +67,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "bifusion": draw_bifusion,
     "ablation": draw_ablation,
     "efficiency": draw_efficiency,
+    "runtime": draw_runtime,
     "prompt_robustness": draw_prompt_robustness,
     "claims": draw_claims,
     "similarity": draw_similarity,
@@ -71,12 +77,8 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
 }
 """Name of a figure → the function that draws its table. A file name may add a suffix after a hyphen."""
 
-TEXT_COLUMNS = (
-    *("cohort", "profile", "dataset", "variant", "seeds", "case", "cases", "class"),
-    *("term", "rule", "channel", "text_class", "visual_class", "concept", "word", "edit"),
-    *("text", "classes", "prompts", "trained", "plane", "layer", "around", "worst_class"),
-)
-"""Columns that are read as text even if they look like numbers."""
+TABLES = {"errors": "qualitative", "ablation": "comparisons"}
+"""Name of a figure → the name of its table, where it differs."""
 
 
 def draw(name: str, table: pd.DataFrame) -> Figure:
@@ -88,35 +90,55 @@ def draw(name: str, table: pd.DataFrame) -> Figure:
     return figure
 
 
+def table_name(name: str) -> str:
+    """The name of the table from which a figure is drawn: "comparisons-main" for "ablation-main"."""
+    kind, *suffix = name.split("-", 1)
+    return "-".join([TABLES.get(kind, kind), *suffix])
+
+
 def write(name: str, table: pd.DataFrame, folder: str | Path) -> Path:
-    """Draw a figure and write it as CSV, PDF and PNG into ``folder``; return the path of the PNG.
+    """Write a figure's table and draw it as a PNG into ``folder``; return the path of the PNG.
 
-    The figure is drawn from the rounded values of the CSV, so that redrawing gives the same bytes.
+    The figure is drawn from the rounded values of the written table, so that redrawing gives the same bytes.
     """
-    table = _read(StringIO(table.to_csv(index=False, float_format="%.9g")))
-    return style.save_figure(draw(name, table), table, Path(folder) / name)
+    folder = Path(folder)
+    return _picture(name, write_table(folder / table_name(name), table), folder, "png")
 
 
-def redraw(folder: str | Path) -> list[Path]:
-    """Draw all figures of a folder again from their CSV files; return the paths of the PNGs.
+def redraw(folder: str | Path, form: Literal["png", "pdf"] = "png") -> list[Path]:
+    """Draw all figures of a folder again from their tables; return the paths of the pictures.
+
+    With "pdf", the main table is also written as LaTeX (``main_table.tex``).
 
     Raises:
-        BipvlError: the folder has no CSV file of a figure, or a file is not the table of its figure.
+        BipvlError: the folder has no table of a figure, or a file is not the table of its figure.
     """
-    paths = [path for path in sorted(Path(folder).glob("*.csv")) if path.stem.split("-")[0] in FIGURES]
-    if not paths:
+    folder = Path(folder)
+    tables = sorted([*folder.glob("*.csv"), *folder.glob("*.npz")])
+    pictures = [_redraw(path, name, form) for path in tables for name in _drawn_from(path)]
+    if not pictures:
         raise BipvlError("has no table of a figure", "make the figures with: make reproduce", folder)
-    return [_redraw(path) for path in paths]
+    main = folder / "main_table.csv"
+    if form == "pdf" and main.is_file():
+        write_text(main.with_suffix(".tex"), main_table_latex(read_table(main)))
+    return pictures
 
 
-def _redraw(path: Path) -> Path:
+def _drawn_from(path: Path) -> list[str]:
+    """The names of all figures that are drawn from a table."""
+    kind, *suffix = path.stem.split("-", 1)
+    return ["-".join([figure, *suffix]) for figure in FIGURES if table_name(figure) == kind]
+
+
+def _redraw(path: Path, name: str, form: str) -> Path:
     try:
-        return write(path.stem, _read(path), path.parent)
-    except (KeyError, ValueError) as error:
-        problem = f"is not the table of the figure '{path.stem}' ({error})"
+        return _picture(name, read_table(path), path.parent, form)
+    except (KeyError, ValueError, BadZipFile) as error:
+        problem = f"is not the table of the figure '{name}' ({error})"
         raise BipvlError(problem, "write it again with: make reproduce", path) from error
 
 
-def _read(source: Path | StringIO) -> pd.DataFrame:
-    """Read the CSV of a figure. Only empty cells are missing values: a case may have the name "NA"."""
-    return pd.read_csv(source, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+def _picture(name: str, table: pd.DataFrame, folder: Path, form: str) -> Path:
+    path = folder / f"{name}.{form}"
+    style.save(draw(name, table), path)
+    return path

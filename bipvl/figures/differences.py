@@ -14,7 +14,8 @@ COLOUR = "#0072b2"
 
 
 def draw_ablation(table: pd.DataFrame) -> Figure:
-    """One panel per data set, one row per variant, from the table of ``comparisons.compare``."""
+    """One panel per data set, one row per variant, from tables of ``comparisons.compare`` (Dice is drawn)."""
+    table = table[table["metric"] == "dice"]
     count, variants = table["dataset"].nunique(), list(table["variant"].unique())
     height = 0.28 * len(variants)
     figure, grid = style.panel_grid(count, 2, height=height, margin=1.5, sharex=True, sharey=True)

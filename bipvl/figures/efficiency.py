@@ -1,4 +1,6 @@
-"""Accuracy against cost: Dice over parameters, operations, time and memory."""
+"""Accuracy against cost: Dice over what is counted (parameters, operations) or measured (time, memory)."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,11 @@ from bipvl.engine.variants import variant_title
 from bipvl.figures import style
 from bipvl.figures.labels import place_labels
 
-COSTS = {
+COUNTED = {
     "parameters": ("parameters (10⁶)", 1e6),
     "operations": ("operations per window (10⁹)", 1e9),
+}
+MEASURED = {
     "seconds": ("evaluation (s per volume)", 1),
     "memory_gib": ("peak memory in training (GiB)", 1),
 }
@@ -25,14 +29,32 @@ OTHERS = "#555555"
 
 
 def draw_efficiency(table: pd.DataFrame) -> Figure:
-    """One panel per cost, one labelled point per variant, from the table of ``efficiency.efficiency``."""
-    figure = Figure(figsize=(style.WIDTH, 6.6))
-    grid = figure.subplots(2, 2, sharey=True)
-    for axes, (column, (label, unit)) in zip(grid.flat, COSTS.items(), strict=True):
+    """Dice against parameters and operations, from the table of ``efficiency.efficiency``.
+
+    Only its columns of counted costs are needed, so that a rerun on another machine gives the same figure.
+    """
+    return _draw(table, COUNTED, "Operations are counted (one multiply-add is two).")
+
+
+def draw_runtime(table: pd.DataFrame) -> Figure:
+    """Dice against time and memory, from the table of ``efficiency.efficiency``."""
+    machines = {machine for text in table["machine"] for machine in text.split("; ")}
+    return _draw(
+        table,
+        MEASURED,
+        "Seconds cover the whole evaluation, from file to scores, possibly while other jobs were running. "
+        f"Memory is that of the whole process. Measured on: {'; '.join(sorted(machines))}.",
+    )
+
+
+def _draw(table: pd.DataFrame, costs: Mapping[str, tuple[str, float]], explained: str) -> Figure:
+    """One panel per cost, one labelled point per variant."""
+    figure = Figure(figsize=(style.WIDTH, 3.7))
+    row = figure.subplots(1, len(costs), sharey=True)
+    for axes, (column, (label, unit)) in zip(row, costs.items(), strict=True):
         _panel(axes, table[column] / unit, table)
         axes.set_xlabel(label)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("Dice (mean over classes)")
+    row[0].set_ylabel("Dice (mean over classes)")
     meaning = {"o": "reads the image only", "D": "reads image and prompts"}
     handles = [
         Line2D([], [], ls="", marker=marker, ms=4.5, color=OTHERS, label=text)
@@ -40,18 +62,15 @@ def draw_efficiency(table: pd.DataFrame) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     title = f"{dataset_title(table['dataset'].iloc[0])}, n = {table['cases'].iloc[0]} test cases"
-    grid[0, 0].set_title(title, loc="left")
-    machines = {machine for text in table["machine"] for machine in text.split("; ")}
+    row[0].set_title(title, loc="left")
     style.caption(
         figure,
         f"{provenance(table)} Each point is a variant: mean Dice over test cases on the scan's own grid, "
-        "with 95 % bootstrap interval (BCa). Operations are counted (one multiply-add is two). Seconds "
-        "cover the whole evaluation, from file to scores, possibly while other jobs were running. Memory "
-        f"is that of the whole process. Measured on: {'; '.join(sorted(machines))}.",
+        f"with 95 % bootstrap interval (BCa). {explained}",
     )
     figure.draw_without_rendering()  # the labels need the final layout
     labels = [*map(variant_title, table["variant"])], [*map(_colour, table["variant"])]
-    for axes, (column, (_, unit)) in zip(grid.flat, COSTS.items(), strict=True):
+    for axes, (column, (_, unit)) in zip(row, costs.items(), strict=True):
         place_labels(axes, table[column] / unit, table["dice"], *labels)
     return figure
 
@@ -65,7 +84,8 @@ def _panel(axes: Axes, cost: pd.Series, table: pd.DataFrame) -> None:
     widest = max(cost.max() / cost.min(), 2) ** 0.12
     axes.set_xlim(cost.min() / widest, cost.max() * widest)
     narrow = cost.max() < 5 * cost.min()
-    axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
+    digits = (1, 2, 5) if cost.max() < 200 * cost.min() else (1,)
+    axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=digits))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.1)
