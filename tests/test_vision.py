@@ -7,10 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import MERGING_MODE
+from torch import nn
+from torch.testing import assert_close
 
 from bipvl.common.errors import BipvlError
 from bipvl.model.decoder import VisionUnet, encode
 from bipvl.model.encoders import BACKBONES, channel_norm
+from bipvl.model.instance_norm import keep_layout
 from bipvl.model.losses import segmentation_loss
 
 NAMES = {
@@ -137,3 +140,17 @@ def test_channel_norm_is_a_layer_norm_over_channels_alone():
 def test_an_unknown_backbone_is_refused_with_the_known_ones():
     with pytest.raises(BipvlError, match="no backbone 'resnet'; choose one of: conv, swin_unetr"):
         tiny(backbone="resnet")
+
+
+def test_instance_norm_keeps_the_layout_and_agrees_with_torch():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d).requires_grad_()
+    norm = nn.Sequential(nn.InstanceNorm3d(3))
+    expected = norm(x)
+    keep_layout(norm)
+    found = norm(x)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert_close(found, expected)
+    weight = torch.randn(2, 3, 4, 5, 6)
+    gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, expected)]
+    assert_close(*gradients)

@@ -17,6 +17,7 @@ from bipvl.model.bifusion import BiFusion, fuse_volume
 from bipvl.model.decoder import UnetrDecoder
 from bipvl.model.encoders import make_encoder
 from bipvl.model.heads import PromptedHead, make_head
+from bipvl.model.instance_norm import keep_layout
 from bipvl.model.text import WEIGHTS, TextEncoder, load_backbone, load_tokenizer
 from bipvl.model.tokens import PromptTokens, tokenize
 
@@ -158,6 +159,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         self.text_projection = nn.Linear(self.text.dim, shared_dim)
         self.text_is_static = frozen_stages > self.first_fused  # nothing up to the first fusion is trained
         self._freeze(frozen_stages)
+        keep_layout(self)
 
     @classmethod
     def create(cls, *, text: str, text_weights: str = "pretrained", **arguments: Any) -> Self:
@@ -245,17 +247,10 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         """Whether each prompt row makes a channel of its own, for any number and names of classes."""
         return isinstance(self.head, PromptedHead)
 
-    def train(self, mode: bool = True) -> Self:
-        """As in torch, but frozen text stages stay without dropout: they are a fixed function."""
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
-
     def _freeze(self, text_stages: int) -> None:
-        self._frozen = [self.text.embeddings, *self.text.stages[:text_stages]] if text_stages else []
-        for module in self._frozen:
-            module.requires_grad_(False).eval()
+        frozen = [self.text.embeddings, *self.text.stages[:text_stages]] if text_stages else []
+        for module in frozen:
+            module.requires_grad_(False)
 
     def _encode_text(self, prompts: Prompts | PromptTokens | TextState) -> TextState:
         """Tokenise the prompts and run the text stages that see no image."""
@@ -284,19 +279,8 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         return TextState(hidden=hidden, tokens=tokens)
 
     def _text_stage(self, n: int, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Text stage n on token states B × N × L × d with their mask N × L.
-
-        In training, one sample at a time with the same dropout for each: so a batch gives the same on one
-        process as on several that share it.
-        """
-        if not self.training:
-            return self.text.stage(n, hidden.flatten(0, 1), mask.repeat(len(hidden), 1)).view_as(hidden)
-        devices = [] if hidden.device.type == "cpu" else [hidden.device]
-        samples = []
-        for k, sample in enumerate(hidden, start=1):
-            with torch.random.fork_rng(devices, k < len(hidden), device_type=hidden.device.type):
-                samples.append(self.text.stage(n, sample, mask))
-        return torch.stack(samples)
+        """Text stage n on token states B × N × L × d with their mask N × L."""
+        return self.text.stage(n, hidden.flatten(0, 1), mask.repeat(len(hidden), 1)).view_as(hidden)
 
     def _fuse(self, n: int, x: Tensor, hidden: Tensor, text: TextState) -> tuple[Tensor, Tensor]:
         """BiFusion n: image B × cₙ × h × w × d and token states B × N × L × d → the same shapes."""

@@ -9,6 +9,7 @@ from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
 from bipvl.model.encoders import VisionEncoder, make_encoder
+from bipvl.model.instance_norm import keep_layout
 
 
 class UnetrDecoder(nn.Module):
@@ -68,6 +69,7 @@ class VisionUnet(nn.Module):
         self.decoder = UnetrDecoder(
             in_channels=in_channels, out_channels=out_channels, channels=self.encoder.channels
         )
+        keep_layout(self)
 
     def forward(self, volume: Tensor) -> Tensor:
         """B × M × H × W × D → logits B × C × H × W × D."""

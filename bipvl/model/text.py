@@ -53,7 +53,11 @@ def cut_layers(num_layers: int, num_stages: int) -> list[int]:
 
 
 class TextEncoder(nn.Module):
-    """Text stages 0 … S on token states; ``config`` is a transformers config as a dict."""
+    """Text stages 0 … S on token states; ``config`` is a transformers config as a dict.
+
+    There is no dropout: each step reads the same few prompts, and the same prompt gives the same states for
+    every sample of a batch, on one process or several. It also lets attention use torch's fused kernels.
+    """
 
     def __init__(self, *, config: dict[str, Any], num_stages: int) -> None:
         super().__init__()
@@ -68,6 +72,8 @@ class TextEncoder(nn.Module):
         own = ("model_type", "dtype", "torch_dtype")  # also a half-precision file makes a float32 network
         fields = {k: v for k, v in config.items() if k not in own}
         self.config = AutoConfig.for_model(family, **fields)
+        for name in filter(lambda name: "dropout" in name, self.config.to_dict()):
+            setattr(self.config, name, 0.0)
         backbone = AutoModel.from_config(self.config, attn_implementation="sdpa")
         self.embeddings = backbone.embeddings
         layers = backbone.get_submodule(LAYERS[family])
