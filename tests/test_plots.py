@@ -1,5 +1,6 @@
 """Figures: the same bytes from their tables alone, legible text, anatomical orientation."""
 
+import shutil
 from io import BytesIO
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,7 @@ from bipvl.figures.slice_tables import read_slices
 from bipvl.figures.table_files import write_table
 from bipvl.figures.volume_tables import volume_table
 
+COMMITTED = Path(__file__).parents[1] / "figures"
 DATASETS = ("amos22", "mmwhs_ct", "msd_brain")
 RIGHT, FRONT, HEAD = 1, 2, 3  # classes of the test scan, named by the position of their block
 
@@ -190,6 +192,24 @@ def test_figures_redrawn_from_their_tables_have_the_same_bytes(tables, tmp_path)
         (tmp_path / name).unlink()
     assert [path.name for path in plots.redraw(tmp_path)] == pictures
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+def test_committed_figures_are_those_of_their_tables(tmp_path):
+    for name in ("main_dice.csv", "word_attention-mmwhs_mr.npz"):
+        shutil.copy(COMMITTED / "quick" / name, tmp_path)
+    for picture in plots.redraw(tmp_path):
+        assert picture.read_bytes() == (COMMITTED / "quick" / picture.name).read_bytes(), "run: make figures"
+
+
+def test_committed_results_are_small_and_not_stored_twice():
+    found = [p for p in COMMITTED.rglob("*") if p.suffix in (".png", ".csv", ".npz", ".md")]
+    found = [p for p in found if p.parent.name in ("quick", "bench") and not p.name.startswith("runtime-")]
+    contents = [path.read_bytes() for path in found]
+    assert sum(map(len, contents)) < 10e6
+    assert len(set(contents)) == len(found) > 50
+    names = {path.name for path in found}
+    for picture in (path.stem for path in found if path.suffix == ".png"):
+        assert {f"{plots.table_name(picture)}{suffix}" for suffix in (".csv", ".npz")} & names, picture
 
 
 def test_pdf_and_latex_are_written_without_dates_only_if_asked_for(tables, scores, tmp_path):
@@ -360,3 +380,14 @@ def test_redraw_reports_files_that_are_not_figure_tables(tmp_path):
     ):
         plots.redraw(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["main_dice.csv"]
+
+
+@pytest.mark.parametrize("content", [b"", b"row,pixel\n0,0\n", b"PK\x03\x04 cut off", "arrays"])
+def test_redraw_reports_arrays_that_are_no_figure(tmp_path, content):
+    path = tmp_path / "failures.npz"
+    np.savez(path, x=np.zeros(2)) if content == "arrays" else path.write_bytes(content)
+    with pytest.raises(
+        BipvlError, match=r"failures.npz: is not the table of the figure 'failures' \(.*; write it"
+    ):
+        plots.redraw(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["failures.npz"]

@@ -133,7 +133,7 @@ def _drawn_from(path: Path) -> list[str]:
 def _redraw(path: Path, name: str, form: str) -> Path:
     try:
         return _picture(name, read_table(path), path.parent, form)
-    except (KeyError, ValueError, BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, BadZipFile) as error:
         problem = f"is not the table of the figure '{name}' ({error})"
         raise BipvlError(problem, "write it again with: make reproduce", path) from error
 

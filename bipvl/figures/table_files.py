@@ -39,7 +39,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a table that ``write_table`` wrote.
 
     Raises:
-        KeyError, ValueError, OSError: the file has other contents.
+        KeyError, ValueError, EOFError, BadZipFile: the file has other contents.
     """
     if path.suffix == ".csv":
         return _read_csv(path)
