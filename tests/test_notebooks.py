@@ -187,6 +187,7 @@ def test_run_notebook_trains_and_evaluates(smoke_runs, execute, tmp_path):
         ("09_alignment", ("similarity", "embedding_map")),
         ("10_word_attention", ("word_attention-mmwhs_ct",)),
         ("11_claims", ("claims",)),
+        ("13_efficiency", ("efficiency-mmwhs_ct", "runtime-mmwhs_ct")),
     ],
 )
 def test_study_notebooks_draw_their_figures(smoke_runs, execute, tmp_path, name, written):
