@@ -198,7 +198,12 @@ def test_committed_figures_are_those_of_their_tables(tmp_path):
     for name in ("main_dice.csv", "word_attention-mmwhs_mr.npz"):
         shutil.copy(COMMITTED / "quick" / name, tmp_path)
     for picture in plots.redraw(tmp_path):
-        assert picture.read_bytes() == (COMMITTED / "quick" / picture.name).read_bytes(), "run: make figures"
+        here, there = (
+            np.asarray(Image.open(path).convert("RGB"), int)
+            for path in (picture, COMMITTED / "quick" / picture.name)
+        )
+        assert here.shape == there.shape, "run: make figures"
+        assert np.abs(here - there).max() <= 8, "run: make figures"  # another processor may round differently
 
 
 def test_committed_results_are_small_and_not_stored_twice():
