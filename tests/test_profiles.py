@@ -43,7 +43,7 @@ def test_built_in_profiles_resolve_to_the_documented_settings():
     quick = dataset_settings("quick", HEART)
     assert (quick["spacing"], quick["crop"], quick["training"]["epochs"]) == ([6.0] * 3, [32] * 3, 13)
     abdomen = dataset_settings("quick", ABDOMEN)
-    assert (abdomen["spacing"], abdomen["training"]["epochs"]) == ([7.0] * 3, 44)
+    assert (abdomen["spacing"], abdomen["crop"]) == ([7.0] * 3, [48, 32, 48])
     paper = dataset_settings("paper", HEART)
     assert paper["spacing"] == list(HEART.spacing) and "cohort" not in paper
     assert paper["training"] == {

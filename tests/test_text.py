@@ -86,9 +86,15 @@ def test_fewer_layers_are_cut_in_the_same_shares(layers, ends):
     assert cut_layers(layers, 4) == ends
 
 
-@given(layers=st.integers(1, 48), stages=st.integers(1, 4))
-def test_a_cut_uses_every_layer_once_and_feeds_every_stage_while_it_can(layers, stages):
-    ends = cut_layers(layers, stages)
+def test_late_stages_can_have_fewer_layers():
+    """The first fusion then comes later; no layer is lost."""
+    assert cut_layers(6, 2, late=1) == [1, 5, 6] != cut_layers(6, 2)
+    assert cut_layers(12, 4, late=1) == [1, 9, 10, 11, 12]
+
+
+@given(layers=st.integers(1, 48), stages=st.integers(1, 4), late=st.none() | st.integers(1, 12))
+def test_a_cut_uses_every_layer_once_and_feeds_every_stage_while_it_can(layers, stages, late):
+    ends = cut_layers(layers, stages, late)
     assert len(ends) == stages + 1 and ends[0] >= 1 and ends[-1] == layers
     steps = [b - a for a, b in zip([0, *ends], ends, strict=False)]
     assert min(steps) >= (1 if layers > stages else 0)

@@ -73,6 +73,9 @@ class Language(Schema):
     fusion_layers: Count = Field(description="a whole number from 1: BiFusion layers per stage")
     fusion_heads: Count | None = Field(default=None, description="a whole number from 1: heads of BiFusion")
     fusion_width: Count = Field(description="a whole number from 1: hidden width of BiFusion's MLPs")
+    late_text_layers: Count | None = Field(
+        default=None, description="a whole number from 1, or null: layers of each text stage from stage 2 on"
+    )
     frozen_stages: int = Field(ge=0, description="a whole number from 0: text stages that are not trained")
 
 

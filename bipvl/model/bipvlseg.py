@@ -74,6 +74,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         fusion_direction: one of ``bipvl.model.bifusion.DIRECTIONS``.
         fused_stages: numbers of the stages with a BiFusion, from 1, or from −1 backwards; default: all.
         shared_dim: width of the shared space of the alignment losses.
+        late_text_layers: layers of each text stage from stage 2 on; default: the paper's shares.
         frozen_stages: number of text stages that keep their pretrained weights, counted from stage 0. The
             stages up to the first fusion see no image; if they are frozen, a training computes them once.
         head: one of ``bipvl.model.heads.HEADS``.
@@ -109,6 +110,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         fusion_direction: str = "both",
         fused_stages: Sequence[int] | None = None,
         shared_dim: int = 128,
+        late_text_layers: int | None = None,
         frozen_stages: int = 0,
         head: str = "channels",
     ) -> None:
@@ -126,7 +128,9 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
             merging=self.merging,
         )
         channels = self.vision.channels
-        self.text = TextEncoder(config=text_config, num_stages=self.vision.num_stages)
+        self.text = TextEncoder(
+            config=text_config, num_stages=self.vision.num_stages, late_layers=late_text_layers
+        )
         self.fused_stages = _stage_numbers(fused_stages, self.vision.num_stages)
         self.first_fused = min(self.fused_stages, default=self.vision.num_stages)
         self.fusions = nn.ModuleList(

@@ -39,13 +39,18 @@ PAPER_CUT = (1, 6, 8, 10, 12)
 """The paper's cut of 12 layers: stage 0 = the embeddings and layer 1, stage 4 ends with layer 12."""
 
 
-def cut_layers(num_layers: int, num_stages: int) -> list[int]:
-    """Number of layers up to the end of each of the stages 0 … num_stages, in the paper's shares.
+def cut_layers(num_layers: int, num_stages: int, late: int | None = None) -> list[int]:
+    """Number of layers up to the end of each of the stages 0 … num_stages, by default in the paper's shares.
 
     Each stage has at least one layer, as long as there are enough.
+
+    Args:
+        late: layers of each stage from stage 2 on; the others come before the first fusion.
     """
     shares = np.interp(np.linspace(0, 4, num_stages + 1), range(5), PAPER_CUT) / PAPER_CUT[-1]
     ends = np.floor(shares * num_layers + 0.5).astype(int)
+    if late is not None:
+        ends[1:] = num_layers - late * np.arange(num_stages - 1, -1, -1)
     for n in range(num_stages + 1):  # at least one layer here, and one left for each later stage
         low = ends[n - 1] + 1 if n else 1
         ends[n] = min(max(ends[n], low), max(num_layers - (num_stages - n), 1))
@@ -55,11 +60,13 @@ def cut_layers(num_layers: int, num_stages: int) -> list[int]:
 class TextEncoder(nn.Module):
     """Text stages 0 … S on token states; ``config`` is a transformers config as a dict.
 
+    ``late_layers`` is the number of layers of each stage from stage 2 on (default: the paper's shares).
+
     There is no dropout: each step reads the same few prompts, and the same prompt gives the same states for
     every sample of a batch, on one process or several. It also lets attention use torch's fused kernels.
     """
 
-    def __init__(self, *, config: dict[str, Any], num_stages: int) -> None:
+    def __init__(self, *, config: dict[str, Any], num_stages: int, late_layers: int | None = None) -> None:
         super().__init__()
         from transformers import AutoConfig, AutoModel
 
@@ -77,7 +84,7 @@ class TextEncoder(nn.Module):
         backbone = AutoModel.from_config(self.config, attn_implementation="sdpa")
         self.embeddings = backbone.embeddings
         layers = backbone.get_submodule(LAYERS[family])
-        ends = cut_layers(len(layers), num_stages)
+        ends = cut_layers(len(layers), num_stages, late_layers)
         starts = [0, *ends[:-1]]
         self.stages = nn.ModuleList(nn.ModuleList(layers[a:b]) for a, b in zip(starts, ends, strict=True))
         self.dim = self.config.hidden_size
