@@ -91,7 +91,7 @@ def _end_with(connection: socket.socket) -> None:
 
 
 def start(folder: Path, arguments: list[str]) -> None:
-    """Ask for a forked kernel and live as long as it does; without a server, be a kernel of the usual kind."""
+    """Ask for a forked kernel and live as long as it does; without a server, be Jupyter's own kernel."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(folder / SOCKET))
