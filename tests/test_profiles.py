@@ -58,7 +58,7 @@ def test_built_in_profiles_resolve_to_the_documented_settings():
         "max_grad_norm": None,
         "rarity_power": 0.0,
         "mixed_precision": "fp16",
-        "checkpointing": True,
+        "checkpointing": False,
         "workers": 4,
         "deterministic": False,
     }

@@ -1,9 +1,10 @@
-"""Time and memory of BiPVL-Seg compared with MONAI's SwinUNETR-V2 alone, at the paper's size.
+"""Time and memory of BiPVL-Seg compared with SwinUNETR-V2 alone, at the paper's size and at small profiles.
 
 python tools/bench.py figures/bench
 
-Networks have random weights; fp32, batch size 1, on the CPU. Times are medians of repeats that alternate
-between the networks; each peak memory is measured in a new process.
+At the paper's size: MONAI's own network, random weights, fp32, batch size 1. At a profile: both variants as
+they are trained. Runs on Accelerate's device. Times are medians of repeats that alternate between the
+networks; each peak memory is measured in a new process.
 """
 
 import multiprocessing
@@ -20,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from bipvl import figures as plots
@@ -35,7 +37,10 @@ TRAINING = "training step, all losses (s)"
 MEMORY = "peak memory of the training step (GiB)"
 
 REPEATS = 3
+PROFILE_REPEATS = 9
 PLAIN = "without activation checkpointing"
+PROFILES = (("quick", "amos22"), ("quick", "mmwhs_mr"), ("laptop", "mmwhs_mr"))
+"""Small profiles and data sets whose training steps are measured too."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,13 @@ class Subject:
         from bipvl.model.losses import Objective
 
         torch.manual_seed(0)
-        side = (setting.crop,) * 3
-        self.volume = torch.randn(1, 1, *side)
-        self.target = torch.randint(0, setting.classes + 1, (1, 1, *side)).float()
+        device, side = Accelerator().device, (setting.crop,) * 3
+        self.volume = torch.randn(1, 1, *side, device=device)
+        self.target = torch.randint(0, setting.classes + 1, (1, 1, *side), device=device).float()
         if setting.language:
             bert_base = {"model_type": "bert"}
             network = BiPVLSeg(in_channels=1, num_classes=setting.classes, text_config=bert_base)
-            self.prompts = _tokens(setting)
+            self.prompts = _tokens(setting).to(device)
             objective = Objective(terms=ALL_TERMS, overlapping=False)
             self.learner = Learner(network=network, objective=objective)
             self.learner.to(memory_format=torch.channels_last_3d)
@@ -89,6 +94,7 @@ class Subject:
                 in_channels=1, out_channels=setting.classes + 1, feature_size=48, use_v2=True
             )
             self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
+        self.learner.to(device)
         self.language = setting.language
         self.optimizer = torch.optim.AdamW(self.learner.parameters(), lr=1e-4, weight_decay=1e-5)
 
@@ -114,6 +120,35 @@ class Subject:
         self.optimizer.zero_grad()
 
 
+def profile_step(profile: str, dataset: str, variant: str) -> Callable[[], Any]:
+    """A function that does one training step of a variant, as at a profile but on random crops."""
+    from bipvl.engine.build import build_network, build_objective
+    from bipvl.engine.optimizer import make_optimizer
+    from bipvl.engine.profiles import dataset_settings
+    from bipvl.engine.train import Learner
+    from bipvl.engine.variants import get_variant, prompt_texts
+
+    torch.manual_seed(0)
+    chosen, spec, device = get_variant(variant), load_spec(dataset), Accelerator().device
+    settings = dataset_settings(profile, spec)
+    network, batch = build_network(chosen, spec, settings), settings["training"]["batch_size"]
+    learner = Learner(network=network, objective=build_objective(chosen, spec)).to(device).train()
+    learner.to(memory_format=torch.channels_last_3d)
+    optimizer = make_optimizer(learner, settings["training"])
+    prompts = network.training_prompts(prompt_texts(chosen, spec)) if chosen.language else None
+    volume = torch.randn(batch, len(spec.channels), *settings["crop"], device=device)
+    volume = volume.contiguous(memory_format=torch.channels_last_3d)
+    target = torch.randint(0, spec.out_channels, (batch, 1, *settings["crop"]), device=device).float()
+
+    def step() -> None:
+        learner(volume, target, prompts)[0].backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), settings["training"]["max_grad_norm"])
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 def _tokens(setting: Setting) -> Any:
     """Token ids in BERT's vocabulary: the prompts of AMOS22, or random words, six texts per prompt."""
     from bipvl.model.text import load_tokenizer
@@ -129,6 +164,8 @@ def _tokens(setting: Setting) -> Any:
 def _seconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
+    if Accelerator().device.type != "cpu":
+        torch.accelerator.synchronize()
     return time.perf_counter() - start
 
 
@@ -148,8 +185,22 @@ def training_times(settings: list[Setting], repeats: int) -> list[float]:
     return _medians([Subject(setting).train_step for setting in settings], repeats)
 
 
+def profile_times(profile: str, dataset: str) -> list[float]:
+    """Seconds per training step of BiPVL-Seg and of SwinUNETR-V2 at a profile."""
+    steps = [profile_step(profile, dataset, variant) for variant in ("bipvlseg", "swin_unetr_v2")]
+    return _medians(steps, PROFILE_REPEATS)
+
+
 def training_memory(setting: Setting, steps: int) -> float:
-    """Growth of the process in GiB, from before the network exists to the peak of its training steps."""
+    """Peak memory in GiB of the network, its optimiser and its training steps.
+
+    On a CPU: growth of the process, from before the network exists.
+    """
+    if Accelerator().device.type != "cpu":
+        subject = Subject(setting)
+        for _ in range(steps):
+            subject.train_step()
+        return torch.accelerator.max_memory_allocated() / 2**30
     before = _resident_memory()
     subject = Subject(setting)
     for _ in range(steps):
@@ -178,6 +229,9 @@ def bench() -> pd.DataFrame:
     rows += [("paper", TRAINING, ours, reference), (PLAIN, TRAINING, without, reference)]
     ours, without, reference = (_in_process(training_memory, setting, 2) for setting in (AMOS, plain, alone))
     rows += [("paper", MEMORY, ours, reference), (PLAIN, MEMORY, without, reference)]
+    for profile, dataset in PROFILES:
+        times = _in_process(profile_times, profile, dataset)
+        rows.append((f"{load_spec(dataset).title} at {profile}", TRAINING, *times))
     for case, setting in tqdm(GROWTH.items(), "cost over size", unit="case"):
         alone = replace(setting, language=False)
         rows.append((case, INFERENCE, *_in_process(inference_times, [setting, alone], 1)))
@@ -187,7 +241,10 @@ def bench() -> pd.DataFrame:
 
 
 def machine() -> str:
-    """Processor, threads and torch version, for the note below the table."""
+    """Processor or GPU, threads and torch version, for the note below the table."""
+    device = Accelerator().device
+    if device.type != "cpu":
+        return f"{torch.get_device_module(device).get_device_name()}, torch {torch.__version__}"
     names = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -198,19 +255,22 @@ def machine() -> str:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The table in docs/cost.md: the paper's size with and without checkpointing, and the machine."""
+    """The table in docs/cost.md: the paper's size, small profiles, and the machine."""
     shown = table[~table["case"].str.contains("=")]
-    header = ("At the paper's size", "BiPVL-Seg", "SwinUNETR-V2 alone", "ratio")
+    header = ("At the paper's size, if nothing else is said", "BiPVL-Seg", "SwinUNETR-V2 alone", "ratio")
     rows = [
         (
-            row.quantity + (f", {PLAIN}" if row.case == PLAIN else ""),
-            f"{row.ours:.1f}",
-            f"{row.reference:.1f}",
+            row.quantity + ("" if row.case == "paper" else f", {row.case}"),
+            f"{row.ours:.3g}",
+            f"{row.reference:.3g}",
             f"{row.ratio:.2f}×",
         )
         for row in shown.itertuples()
     ]
-    return f"{markdown(header, rows)}\n\nMedians of {REPEATS} alternating repeats, fp32, on {machine()}.\n"
+    return (
+        f"{markdown(header, rows)}\n\nMedians of {REPEATS} alternating repeats (at a profile "
+        f"{PROFILE_REPEATS}), fp32, on {machine()}.\n"
+    )
 
 
 if __name__ == "__main__":

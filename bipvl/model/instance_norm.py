@@ -9,7 +9,8 @@ class InstanceNorm(nn.InstanceNorm3d):
     """``nn.InstanceNorm3d`` without its two copies of a channels-last tensor.
 
     Torch's own makes every input contiguous. For a single sample it is batch normalisation, which
-    takes any layout.
+    takes any layout. On a CPU, torch sums a channels-last tensor less exactly: at 96³ voxels the normalised
+    values differ by up to 4 · 10⁻⁴.
     """
 
     def forward(self, x: Tensor) -> Tensor:
