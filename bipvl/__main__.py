@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bipvl.common.command_line import Sentences, echo_once, echo_table
+from bipvl.common.command_line import Sentences, echo_once, echo_table, parse_size
 from bipvl.common.errors import BipvlError
 from bipvl.common.lookup import choose
 
@@ -64,7 +64,7 @@ def synthesize(
     """
     from bipvl.data.synthetic import synthesize as write
 
-    write(dataset, data_root, cases=cases, size=_size(size), seed=seed)
+    write(dataset, data_root, cases=cases, size=parse_size(size), seed=seed)
     typer.echo(f"{data_root} holds the synthetic cohort of {dataset}")
 
 
@@ -137,13 +137,14 @@ def check(
 
     Example: bipvl check my.yaml --data-root /data
     """
-    from bipvl.data.checks.dataset import check_dataset, issue_table
-    from bipvl.data.layouts import list_cases
     from bipvl.data.spec import load_spec
     from bipvl.engine.data_root import check_folder
 
     spec = load_spec(dataset)
     check_folder(data_root)
+    from bipvl.data.checks.dataset import check_dataset, issue_table
+    from bipvl.data.layouts import list_cases
+
     issues = check_dataset(spec, data_root, prompts, split=split, workers=workers)
     if issues:
         typer.echo(issue_table(issues), err=True)
@@ -162,9 +163,9 @@ def prepare(
     Example: bipvl prepare amos22 --profile paper --data-root /data
     """
     from bipvl.engine.data_root import check_data_root
+    from bipvl.engine.prepare import prepare as prepare_dataset
 
     check_data_root(profile, data_root)
-    from bipvl.engine.prepare import prepare as prepare_dataset
 
     used = prepare_dataset(profile=profile, dataset=dataset, data_root=data_root, root=runs)
     typer.echo(f"ready: {dataset} from {used}, at profile {profile}")
@@ -206,6 +207,7 @@ def train(
     if not run.split_path.is_file():
         fix = f"run `bipvl prepare {dataset}` with the same options first"
         raise BipvlError("file not found", fix, run.split_path)
+    run.check_settings()
     root = data_root or synthetic_cohort(profile, dataset)
     from bipvl.engine.train import train as train_run
 
@@ -225,6 +227,7 @@ def evaluate(run: TrainedRun, data_root: DataRoot = None) -> None:
     from bipvl.engine.run import Run
 
     opened = Run.open(run)
+    opened.check_trained()
     root = data_root or data_root_of(opened)
     from bipvl.engine.evaluate import evaluate as evaluate_run
 
@@ -290,10 +293,13 @@ def segment(
 
     Example: bipvl segment scan.nii.gz --run runs/quick/amos22/bipvlseg/seed0 -o labels.nii.gz
     """
-    from bipvl.deploy.inputs import left_out, scans_at, targets_of
+    from bipvl.deploy.exported_run import open_run
+    from bipvl.deploy.inputs import left_out
+    from bipvl.deploy.request import check_request
 
-    scans = scans_at(image)
-    targets_of(image, scans, output)  # fail now, before imports that take seconds
+    opened = open_run(run)
+    opened.check_has_network()
+    scans, _ = check_request(image, opened, output, prompts)  # before imports that take seconds
     from bipvl.deploy.segment import segment_files
 
     for path in segment_files(image, run, output, prompts, probabilities=probabilities, dicom_seg=dicom_seg):
@@ -344,7 +350,7 @@ def figures(
         str, typer.Option("--format", help="png, or pdf for print (also writes the main table as LaTeX).")
     ] = "png",
 ) -> None:
-    """Draw the figures in a folder again from their tables (.csv, .npz).
+    """Draw the figures in a folder again from their tables.
 
     Needs neither data nor GPU.
 
@@ -381,15 +387,6 @@ def profiles() -> None:
     from bipvl.engine.profiles import load_profiles
 
     echo_table((name, profile.title) for name, profile in load_profiles().items())
-
-
-def _size(text: str) -> tuple[int, int, int]:
-    """The text 64 or 512x512x200 as three numbers."""
-    parts = text.lower().split("x")
-    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
-        raise BipvlError(f"the size '{text}' is not valid", "give one number such as 64, or 512x512x200")
-    x, y, z = map(int, parts * (3 // len(parts)))
-    return x, y, z
 
 
 def main() -> None:

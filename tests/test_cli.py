@@ -29,13 +29,15 @@ def files_below(folder: Path) -> set[Path]:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with a scan, an empty data root and one with a useless file."""
+    """A working folder with a scan, a run, an empty data root and one with a useless file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "filled").mkdir()
     (tmp_path / "filled" / "notes.txt").touch()
     (tmp_path / "unknown_base.yaml").write_text("extends: quik")
     run = Run.plan(profile="smoke", dataset="mmwhs_ct", variant="unet", seed=0, data_root=None)
+    write_json(tmp_path / "trained" / "config.json", run.config)
+    (tmp_path / "trained" / "model").mkdir()
     write_json(tmp_path / "old" / "config.json", {k: v for k, v in run.config.items() if k != "crop"})
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
     return tmp_path
@@ -60,57 +62,57 @@ def test_it_runs_as_a_module():
     assert done.stdout.startswith("Usage: bipvl ")
 
 
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("synthesize amos23", "amos22"),
-        ("synthesize amos22 --size big", "512x512x200"),
-        ("synthesize amos22 --size 64x64", "512x512x200"),
-        ("synthesize amos22 --size 8", "at least 16"),
-        ("synthesize amos22 --cases 1", "at least 2"),
-        ("synthesize amos22 --seed -1", "0 or more"),
-        ("check amos23 --data-root filled", "choose one of amos22"),
-        ("check amos22 --data-root missing", "missing: the data root is not a folder"),
-        ("check amos22 --data-root empty", "empty: the data root is empty"),
-        ("check amos22 --data-root filled", "1 issues, listed above"),
-        ("check my.yaml --data-root filled", "my.yaml"),
-        ("prepare amos22 --profile quik", "quick"),
-        ("prepare amos22 --profile paper", "as the data root"),
-        ("prepare amos22 --data-root missing", "missing: the data root is not a folder"),
-        ("prepare amos22 --data-root empty", "empty: the data root is empty"),
-        ("prepare amos22 --data-root filled", "filled/amos22"),
-        ("prepare amos23", "amos22"),
-        ("train amos23 bipvlseg", "amos22"),
-        ("train amos22 bipvlsegg", "bipvlseg"),
-        ("train amos22 bipvlseg --profile quik", "quick"),
-        ("train amos22 bipvlseg --data-root empty", "empty: the data root is empty"),
-        ("train amos22 bipvlseg", "bipvl prepare amos22"),
-        ("train amos22 bipvlseg --set training.lr", "KEY=VALUE"),
-        ("train amos22 bipvlseg --set training.epoch=3", "use one of: epochs"),
-        ("train amos22 bipvlseg --set training.epochs=three", "it must be a whole number from 1"),
-        ("train amos22 bipvlseg --set training.lr=0", "it must be a number above 0"),
-        ("train amos22 bipvlseg --profile mine.yaml", "mine.yaml: file not found"),
-        ("train amos22 bipvlseg --profile unknown_base.yaml", "there is no profile 'quik'"),
-        ("prepare amos22 --profile unknown_base.yaml", "unknown_base.yaml: 'extends'"),
-        ("evaluate runs/none", "runs/none: holds no run"),
-        ("evaluate old", "old/config.json: 'crop' is missing, so the file is of an older layout"),
-        (
-            "segment none.nii.gz --run runs/none -o out.nii.gz",
-            "none.nii.gz: file not found; give a NIfTI file",
-        ),
-        ("segment empty --run runs/none -o out", "empty: no scan in this folder; give the folder"),
-        (
-            "segment filled/notes.txt --run runs/none -o out.nii.gz",
-            "filled/notes.txt: not a NIfTI file by its name; give",
-        ),
-        ("segment scan.nii.gz --run runs/none -o out.nii.gz", "runs/none: holds no run"),
-        ("segment scan.nii.gz --run runs/none -o out.png", "ends in .nii.gz or .nii"),
-        ("segment scan.nii.gz --run runs/none -o ./scan.nii.gz", "the scan itself"),
-        ("figures figures/quick", "make reproduce"),
-        ("figures filled", "make reproduce"),
-        ("figures filled --format svg", "there is no format 'svg'; choose one of: pdf, png"),
-    ],
-)
+BAD_INPUT = [
+    ("synthesize amos23", "amos22"),
+    ("synthesize amos22 --size big", "512x512x200"),
+    ("synthesize amos22 --size 64x64", "512x512x200"),
+    ("synthesize amos22 --size 8", "at least 16"),
+    ("synthesize amos22 --cases 1", "at least 2"),
+    ("synthesize amos22 --seed -1", "0 or more"),
+    ("check amos23 --data-root filled", "choose one of amos22"),
+    ("check amos22 --data-root missing", "missing: the data root is not a folder"),
+    ("check amos22 --data-root empty", "empty: the data root is empty"),
+    ("check amos22 --data-root filled", "1 issues, listed above"),
+    ("check my.yaml --data-root filled", "my.yaml"),
+    ("prepare amos22 --profile quik", "quick"),
+    ("prepare amos22 --profile paper", "as the data root"),
+    ("prepare amos22 --data-root missing", "missing: the data root is not a folder"),
+    ("prepare amos22 --data-root empty", "empty: the data root is empty"),
+    ("prepare amos22 --data-root filled", "filled/amos22"),
+    ("prepare amos23", "amos22"),
+    ("train amos23 bipvlseg", "amos22"),
+    ("train amos22 bipvlsegg", "bipvlseg"),
+    ("train amos22 bipvlseg --profile quik", "quick"),
+    ("train amos22 bipvlseg --data-root empty", "empty: the data root is empty"),
+    ("train amos22 bipvlseg", "bipvl prepare amos22"),
+    ("train amos22 bipvlseg --set training.lr", "KEY=VALUE"),
+    ("train amos22 bipvlseg --set training.epoch=3", "use one of: epochs"),
+    ("train amos22 bipvlseg --set training.epochs=three", "it must be a whole number from 1"),
+    ("train amos22 bipvlseg --set training.lr=0", "it must be a number above 0"),
+    ("train amos22 bipvlseg --profile mine.yaml", "mine.yaml: file not found"),
+    ("train amos22 bipvlseg --profile unknown_base.yaml", "there is no profile 'quik'"),
+    ("prepare amos22 --profile unknown_base.yaml", "unknown_base.yaml: 'extends'"),
+    ("evaluate runs/none", "runs/none: holds no run"),
+    ("evaluate old", "old/config.json: 'crop' is missing, so the file is of an older layout"),
+    (
+        "segment none.nii.gz --run trained -o out.nii.gz",
+        "none.nii.gz: file not found; give a NIfTI file",
+    ),
+    ("segment empty --run trained -o out", "empty: no scan in this folder; give the folder"),
+    (
+        "segment filled/notes.txt --run trained -o out.nii.gz",
+        "filled/notes.txt: not a NIfTI file by its name; give",
+    ),
+    ("segment scan.nii.gz --run runs/none -o out.nii.gz", "runs/none: holds no run"),
+    ("segment scan.nii.gz --run trained -o out.png", "ends in .nii.gz or .nii"),
+    ("segment scan.nii.gz --run trained -o ./scan.nii.gz", "the scan itself"),
+    ("figures figures/quick", "make reproduce"),
+    ("figures filled", "make reproduce"),
+    ("figures filled --format svg", "there is no format 'svg'; choose one of: pdf, png"),
+]
+
+
+@pytest.mark.parametrize(("line", "sentence"), BAD_INPUT)
 def test_bad_input_is_reported_in_a_sentence_and_writes_nothing(place, line, sentence):
     before = files_below(place)
     result = run(*line.split())
@@ -120,6 +122,17 @@ def test_bad_input_is_reported_in_a_sentence_and_writes_nothing(place, line, sen
     assert sentence in last
     assert "Traceback" not in result.output
     assert files_below(place) == before
+
+
+def test_bad_input_is_refused_before_torch_and_monai_are_imported(place):
+    code = (
+        "import sys; from typer.testing import CliRunner; from bipvl.__main__ import app\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    CliRunner().invoke(app, line.split())\n"
+        "    assert not {'torch', 'monai', 'transformers'} & {*sys.modules}, line"
+    )
+    lines = "\n".join(line for line, _ in BAD_INPUT)
+    subprocess.run([sys.executable, "-c", code], input=lines, text=True, check=True)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +223,7 @@ def test_a_run_on_real_data_needs_a_data_root_to_be_evaluated(place, trained_run
     trained = trained_run("bipvlseg").directory
     config = (trained / "config.json").read_text(encoding="utf-8")
     (place / "config.json").write_text(config.replace('"synthetic"', '"real"'), encoding="utf-8")
+    (place / "model").mkdir()
     result = run("evaluate", place)
     assert result.exit_code == 1
     assert "--data-root" in result.stderr

@@ -42,3 +42,12 @@ def echo_once(sentence: str) -> None:
     """Print a sentence; with several processes (``accelerate launch``) only in the first one."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo(sentence)
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+    """The text 64 or 512x512x200 as three numbers."""
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise BipvlError(f"the size '{text}' is not valid", "give one number such as 64, or 512x512x200")
+    x, y, z = map(int, parts * (3 // len(parts)))
+    return x, y, z

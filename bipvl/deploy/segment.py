@@ -18,8 +18,10 @@ from bipvl.data.scans import grid_issue, image_issue, kind_issue, open_scan, rea
 from bipvl.data.transforms import Pipeline
 from bipvl.deploy.dicom import read_series, series_affine, series_slices
 from bipvl.deploy.dicom_seg import check_seg, write_seg
-from bipvl.deploy.inputs import ScanFiles, files_of, is_alone, name_of, scans_at, stem, targets_of
-from bipvl.deploy.open_model import ModelSource, PromptSource, describe_prompts, open_model, run_of
+from bipvl.deploy.inputs import ScanFiles, files_of, is_alone, name_of, scans_at, stem
+from bipvl.deploy.open_model import ModelSource, open_model, run_of
+from bipvl.deploy.prompt_source import PromptSource, describe_prompts
+from bipvl.deploy.request import check_request
 from bipvl.deploy.result import Probabilities, Segmentation
 from bipvl.engine.predict import Segmenter
 from bipvl.engine.scan_grid import label_scan, on_grid_of
@@ -93,8 +95,7 @@ def segment_files(
         BipvlError: as ``segment``, or an output that would overwrite a scan. Paths, headers, run and prompts
             are checked before the first scan is segmented, so that nothing is written if they are wrong.
     """
-    scans = scans_at(image, len(run_of(model).spec.channels))
-    targets = targets_of(image, scans, output)
+    scans, targets = check_request(image, run_of(model), output, prompts)
     segmenter = open_model(model, prompts)
     if dicom_seg:
         check_seg(scans, segmenter.spec)

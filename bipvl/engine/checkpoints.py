@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -35,9 +34,9 @@ class Progress:
         Raises:
             BipvlError: the state was saved by another number of processes, which share the batch.
         """
-        states = sorted(state_folder(run).glob("step-*"))
+        states = sorted(run.state_folder.glob("step-*"))
         if not states:
-            state_folder(run).mkdir(parents=True, exist_ok=True)
+            run.state_folder.mkdir(parents=True, exist_ok=True)
             return cls(run)
         last = states[-1]
         saved, now = len([*last.glob("random_states_*")]), accelerator.num_processes
@@ -64,13 +63,13 @@ class Progress:
             self.best = score
             with atomic_path(self.run.model_folder) as folder:
                 network.save_pretrained(folder)
-        partial = state_folder(self.run) / "partial"
+        partial = self.run.state_folder / "partial"
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()  # each process writes its own random state there
         if accelerator.is_main_process:
             write_csv(partial / "history.csv", pd.DataFrame(self.rows))
-            older = [*state_folder(self.run).glob("step-*")]
-            os.replace(partial, state_folder(self.run) / f"step-{self.step:08d}")
+            older = [*self.run.state_folder.glob("step-*")]
+            os.replace(partial, self.run.state_folder / f"step-{self.step:08d}")
             for folder in older:
                 shutil.rmtree(folder)
         accelerator.wait_for_everyone()
@@ -79,15 +78,10 @@ class Progress:
         """Write the history and delete the state: the training is complete."""
         if accelerator.is_main_process:
             write_csv(self.run.directory / "history.csv", pd.DataFrame(self.rows))
-            shutil.rmtree(state_folder(self.run).rename(self.run.directory / ".state-done"))
+            shutil.rmtree(self.run.state_folder.rename(self.run.directory / ".state-done"))
         accelerator.wait_for_everyone()
-
-
-def state_folder(run: Run) -> Path:
-    """The folder of what a run needs to resume."""
-    return run.directory / "state"
 
 
 def is_trained(run: Run) -> bool:
     """Whether the run's training is complete."""
-    return run.model_folder.is_dir() and not state_folder(run).is_dir()
+    return run.model_folder.is_dir() and not run.state_folder.is_dir()

@@ -10,14 +10,12 @@ from monai.data.utils import affine_to_spacing
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_csv
 from bipvl.data.labels import encode
 from bipvl.data.layouts import Case
 from bipvl.data.spec import DatasetSpec
 from bipvl.data.splits import split_cases
 from bipvl.data.transforms import load_native, prepare_transform
-from bipvl.engine.checkpoints import state_folder
 from bipvl.engine.lock import locked, process_group
 from bipvl.engine.manifest import recorded
 from bipvl.engine.metrics import score_case
@@ -36,8 +34,7 @@ def evaluate(run: Run, data_root: str | Path, *, progress: bool = True) -> pd.Da
     Raises:
         BipvlError: the run is not trained, or a test case is not readable.
     """
-    if state_folder(run).is_dir():  # there is a network, but not the final one
-        raise BipvlError("its training is not complete", "resume it with `bipvl train`", run.directory)
+    run.check_trained()
     cases, processes = test_cases(run, data_root), process_group()
     with locked(run), recorded(run, "evaluate", cases):
         segmenter = Segmenter(run=run)

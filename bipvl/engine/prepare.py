@@ -11,7 +11,6 @@ from bipvl.data.spec import load_spec
 from bipvl.data.splits import Split, make_split, read_split, write_split
 from bipvl.engine.checksums import CaseChecksums, case_checksums, read_checksums
 from bipvl.engine.data_root import synthetic_cohort
-from bipvl.engine.mean_atlas import score_mean_atlas
 from bipvl.engine.profiles import dataset_settings, profile_name
 
 SPLIT_SEED = 42
@@ -50,6 +49,8 @@ def prepare(
     split = make_split(spec, cases, SPLIT_SEED)
     _check_same_split(folder / "split.json", split, cases)
     by_id = {case.id: case for case in cases}
+    from bipvl.engine.mean_atlas import score_mean_atlas  # slow to import: not before the checks
+
     score_mean_atlas(
         spec,
         spacing,

@@ -95,18 +95,28 @@ class Run:
         Raises:
             BipvlError: the directory holds a run with other settings.
         """
+        self.check_settings()
+        write_json(self.directory / "config.json", self.config)
+
+    def check_settings(self) -> None:
+        """Raise a BipvlError if the directory holds a run with other settings."""
         path = self.directory / "config.json"
         if path.is_file() and read_json(path) != self.config:
             changed = [k for k, v in Run.open(self.directory).config.items() if self.config.get(k) != v]
             problem = f"holds a run with other settings ({', '.join(changed)})"
             fix = "delete it to train again, or use the same settings"
             raise BipvlError(problem, fix, self.directory)
-        write_json(path, self.config)
 
     def check_has_network(self) -> None:
         """Raise a BipvlError if no network was trained."""
         if not self.model_folder.is_dir():
             raise BipvlError("no trained network (no model folder)", "train it first", self.directory)
+
+    def check_trained(self) -> None:
+        """Raise a BipvlError if no network was trained, or if its training is not complete."""
+        self.check_has_network()
+        if self.state_folder.is_dir():  # the network is the best so far, not the final one
+            raise BipvlError("its training is not complete", "resume it with `bipvl train`", self.directory)
 
     @cached_property
     def spec(self) -> DatasetSpec:
@@ -122,6 +132,11 @@ class Run:
     def model_folder(self) -> Path:
         """Weights and config of the best network, for ``from_pretrained``."""
         return self.directory / "model"
+
+    @property
+    def state_folder(self) -> Path:
+        """What a training needs to resume; gone when it is complete."""
+        return self.directory / "state"
 
     @property
     def split_path(self) -> Path:

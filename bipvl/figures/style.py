@@ -122,11 +122,11 @@ def caption(figure: Figure, *sentences: str) -> None:
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color="#444444")
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, compression: int = 6) -> bytes:
     """The figure as PNG bytes, for display in a notebook."""
-    buffer = BytesIO()
+    buffer, options = BytesIO(), {"compress_level": compression}
     with context():
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs=options)
     return buffer.getvalue()
 
 
@@ -137,7 +137,8 @@ def save(figure: Figure, path: Path) -> None:
             with context():
                 figure.savefig(temporary, metadata={"CreationDate": None})
         else:
-            _small(Image.open(BytesIO(png(figure))).convert("RGB")).save(temporary, optimize=True)
+            drawn = Image.open(BytesIO(png(figure, compression=0))).convert("RGB")
+            _small(drawn).save(temporary, optimize=True)
 
 
 def _small(picture: Image.Image) -> Image.Image:
@@ -145,6 +146,6 @@ def _small(picture: Image.Image) -> Image.Image:
 
     That is: fewer than one pixel in a thousand changes by more than 10 of 255.
     """
-    small = picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    small = picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     change = np.abs(np.asarray(small.convert("RGB"), int) - np.asarray(picture)).max(-1)
     return small if (change > 10).mean() < 0.001 else picture
