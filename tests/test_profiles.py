@@ -41,7 +41,7 @@ def test_every_built_in_profile_has_valid_settings_for_every_data_set(profile, d
 
 def test_built_in_profiles_resolve_to_the_documented_settings():
     quick = dataset_settings("quick", HEART)
-    assert (quick["spacing"], quick["crop"], quick["training"]["epochs"]) == ([6.0] * 3, [32] * 3, 10)
+    assert (quick["spacing"], quick["crop"], quick["training"]["epochs"]) == ([8.0] * 3, [32, 24, 32], 10)
     abdomen = dataset_settings("quick", ABDOMEN)
     assert (abdomen["spacing"], abdomen["crop"]) == ([7.0] * 3, [48, 32, 48])
     paper = dataset_settings("paper", HEART)
