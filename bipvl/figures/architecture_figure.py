@@ -131,8 +131,9 @@ def _connect(axes: Axes, source: Bbox, target: Bbox, *, mutual: bool) -> None:
 
 
 def _compact(shape: str) -> str:
-    """12 × 24 × 24 × 24 → 12 × 24³, with thin spaces."""
-    return re.sub(r"\b(\d+) × \1 × \1$", r"\1³", shape).replace(" × ", "\u2009×\u2009")
+    """12 × 24 × 24 × 24 → 12 × 24³, with thin spaces; four sizes have none, to fit their box."""
+    short = re.sub(r"\b(\d+) × \1 × \1$", r"\1³", shape)
+    return short.replace(" × ", "×" if short.count("×") > 2 else "\u2009×\u2009")
 
 
 def _amount(number: int) -> str:
