@@ -59,8 +59,8 @@ print("Missing runs:", *missing or ["none"], sep="\n")
 # %% [markdown]
 # ## The comparisons
 # Paired over test cases: the difference from the first variant, its interval, and Wilcoxon's test with Holm's
-# correction. Every case, class, metric and grid is in `scores.csv`, which
-# [11_claims](11_claims.ipynb) writes.
+# correction. The verdict on each claim, and every case, class, metric and grid (`scores.csv`), are in
+# [11_claims](11_claims.ipynb).
 
 # %%
 import pandas as pd

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
 
 from bipvl.analysis.statistics import LONG, case_means, interval
+from bipvl.analysis.verdicts import signed_rank_p
 from bipvl.common.errors import BipvlError
 from bipvl.common.lookup import choose
 from bipvl.engine.variants import MEAN_ATLAS
@@ -110,14 +110,27 @@ def nested_means(differences: np.ndarray, *, resamples: int = 9999, seed: int = 
     return np.sum(drawn_seeds @ widened * drawn_cases, axis=1)
 
 
-def nested_interval(differences: np.ndarray, *, resamples: int = 9999) -> tuple[float, float]:
-    """95 % percentile interval of ``nested_means``; NaN for one seed or one case.
+def nested_interval(
+    differences: np.ndarray, *, level: float = 0.95, resamples: int = 9999
+) -> tuple[float, float]:
+    """Percentile interval of ``nested_means``; NaN for one seed or one case.
 
-    Simulated coverage (3 seeds, 20 cases): 94 % without a seed effect, 81 % with only a seed effect.
+    Simulated coverage of 95 % intervals (3 seeds, 20 cases): 94 % without a seed effect, 81 % with only a
+    seed effect.
     """
     if min(differences.shape) < 2:
         return float("nan"), float("nan")
-    return tuple(np.percentile(nested_means(differences, resamples=resamples), [2.5, 97.5]).tolist())
+    bounds = [50 * (1 - level), 50 * (1 + level)]
+    return tuple(np.percentile(nested_means(differences, resamples=resamples), bounds).tolist())
+
+
+def mean_interval(
+    differences: np.ndarray, *, level: float = 0.95, resamples: int = 9999
+) -> tuple[float, float]:
+    """Interval of the mean of S × n differences: ``nested_interval`` for several seeds, else ``interval``."""
+    if len(differences) > 1:
+        return nested_interval(differences, level=level, resamples=resamples)
+    return interval(np.round(differences[0], 9), level=level, resamples=resamples)
 
 
 def _paired_runs(runs: pd.DataFrame, variant: str, reference: str) -> pd.DataFrame:
@@ -177,7 +190,7 @@ def _compare_pairs(
         "difference_low": difference_low,
         "difference_high": difference_high,
         "won": np.mean((gain > 0) + (gain == 0) / 2),
-        "p": (wilcoxon(difference).pvalue if difference.any() else 1.0) if len(values) > 1 else np.nan,
+        "p": signed_rank_p(difference),
     }
 
 

@@ -90,8 +90,8 @@ def median_case(means: pd.DataFrame) -> str:
     return means.sort_values(["value", "case"])["case"].iloc[(len(means) - 1) // 2]
 
 
-def interval(values: Sequence[float], *, resamples: int = 9999) -> tuple[float, float]:
-    """95 % bootstrap interval (BCa) of the mean of ``values``, one per case.
+def interval(values: Sequence[float], *, level: float = 0.95, resamples: int = 9999) -> tuple[float, float]:
+    """Bootstrap interval (BCa) of the mean of ``values``, one per case.
 
     NaN for fewer than two cases or a value that is not finite; equal values give the value itself. The
     percentile interval replaces an undefined BCa interval.
@@ -105,7 +105,7 @@ def interval(values: Sequence[float], *, resamples: int = 9999) -> tuple[float, 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             options = {"n_resamples": resamples, "method": method, "rng": np.random.default_rng(0)}
-            found = bootstrap((values,), np.mean, **options).confidence_interval
+            found = bootstrap((values,), np.mean, confidence_level=level, **options).confidence_interval
         if np.isfinite(found).all():
             break
     return float(found.low), float(found.high)

@@ -1,24 +1,28 @@
 """Tables as Markdown and LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from bipvl.analysis.claims import RULE
 from bipvl.analysis.statistics import provenance
+from bipvl.analysis.verdicts import RULE
 from bipvl.data.spec import dataset_title
 from bipvl.engine.variants import MEAN_ATLAS, variant_title
 
 HEADER = ("Data set", "Method", "Dice ↑", "HD95 (mm) ↓", "Surface Dice ↑", "Missed", "Cases")
 CLAIMS_HEADER = ("Claim", "Verdict", "Paper's value", "Study", "Data sets")
-CLAIMS_HEADER += ("Cases", "Effect (Dice points)", "p")
+CLAIMS_HEADER += ("Cases", "Effect (Dice points)", "p", "Smallest p")
 DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
 
 
 def main_table_markdown(table: pd.DataFrame) -> str:
     """Markdown of ``statistics.main_table``: each data set's best network in bold, with a note."""
-    return f"{markdown(HEADER, _cells(table, bold='**{}**'), words=2)}\n\n{_note(table)}\n"
+    return f"{markdown(_header(table), _cells(table, bold='**{}**'), words=2)}\n\n{_note(table)}\n"
+
+
+def _header(table: pd.DataFrame) -> tuple[str, ...]:
+    return (*HEADER, "Paper's values") if "paper" in table else HEADER
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
@@ -30,14 +34,15 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: int
 def claims_markdown(table: pd.DataFrame) -> str:
     """Markdown of ``claims.claims_table``: effects in Dice points, with a note."""
     rows = []
+    numbers = _source_numbers(table)
     for row in table.itertuples():
-        cells = [row.claim, row.verdict, row.paper, row.study]
+        cells = [row.claim, row.verdict, _cited(row, numbers), row.study]
         if pd.isna(row.effect):
-            rows.append([*cells, *[""] * 4])
+            rows.append([*cells, *[""] * 5])
         else:
-            p = "" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}"
-            rows.append([*cells, row.datasets, str(row.cases), effect_points(row), p])
-    return f"{markdown(CLAIMS_HEADER, rows, words=5)}\n\n{claims_note(table)}\n"
+            p = ["" if pd.isna(value) else f"{value:.2g}" for value in (row.p_holm, row.smallest_p)]
+            rows.append([*cells, row.datasets, str(row.cases), effect_points(row), *p])
+    return f"{markdown(CLAIMS_HEADER, rows, words=5)}\n\n{claims_note(table)}{_sources(table)}\n"
 
 
 def effect_points(row: Any) -> str:
@@ -55,9 +60,31 @@ def claims_note(table: pd.DataFrame) -> str:
         "together, on the scan's own grid, in Dice points (0.01), with its 95 % bootstrap interval: over "
         "cases (BCa), or over seeds and cases (percentile) if there are several seeds. For the claim about "
         "the number of classes: the difference between two mean gains. p: Wilcoxon's signed-rank test (for "
-        f"the number of classes: Mann-Whitney) with Holm's correction over the {len(tested)} of {len(table)} "
-        f"claims that are tested. {RULE} With fewer than six cases p cannot be below 0.05."
+        "the number of classes: Mann-Whitney) with Holm's correction over the claims of the same study that "
+        f"are tested, {len(tested)} of {len(table)} in all. Smallest p: the least that the numbers of cases "
+        f"and claims allow. {RULE}"
     )
+
+
+def _source_numbers(table: pd.DataFrame) -> dict[str, int]:
+    """Source of a value of the paper → its number in the note."""
+    if "paper_source" not in table:
+        return {}
+    sources = dict.fromkeys(source for source in table["paper_source"].dropna() if source)
+    return {source: number for number, source in enumerate(sources, start=1)}
+
+
+def _cited(row: Any, numbers: Mapping[str, int]) -> str:
+    """The paper's value with the number of its source; "" if there is none."""
+    if row.paper_source in numbers:
+        return f"{row.paper} [{numbers[row.paper_source]}]"
+    return "" if pd.isna(row.paper) else row.paper
+
+
+def _sources(table: pd.DataFrame) -> str:
+    """The sources of the paper's values as a sentence that follows others; "" if there are none."""
+    listed = "; ".join(f"[{number}] {source}" for source, number in _source_numbers(table).items())
+    return f" The paper's values are those on the real data, from: {listed}." if listed else ""
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -70,17 +97,17 @@ def main_table_latex(table: pd.DataFrame) -> str:
     escape |= str.maketrans({"↑": r"$\uparrow$", "↓": r"$\downarrow$"})
     head, *body = (
         " & ".join(cell.translate(escape) for cell in cells) + r" \\"
-        for cells in (HEADER, *_cells(table, r"\textbf{{{}}}"))
+        for cells in (_header(table), *_cells(table, r"\textbf{{{}}}"))
     )
     lines = [r"\begin{table*}", r"\centering", rf"\caption{{{_note(table).translate(escape)}}}"]
-    lines += [r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}", r"\toprule", head, r"\midrule"]
+    lines += [r"\begin{tabular}{ll" + "r" * (len(_header(table)) - 2) + "}", r"\toprule", head, r"\midrule"]
     lines += [*body, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""]
     return "\n".join(lines)
 
 
 def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:
     """The cells of all rows; only the first row of a data set has its title."""
-    rows = []
+    rows, numbers = [], _source_numbers(table)
     for dataset, group in table.groupby("dataset", sort=False):
         networks = group[group["variant"] != MEAN_ATLAS]
         best = {m: networks[m].min() if m == "hd95_mm" else networks[m].max() for m in DIGITS}
@@ -92,7 +119,8 @@ def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:
                 if row["variant"] != MEAN_ATLAS and row[metric] == best[metric] and len(networks) > 1:
                     mean = bold.format(mean)
                 cells.append(mean if pd.isna(row[metric + "_low"]) else f"{mean} ({low}–{high})")
-            rows.append([*cells, str(row["missed"]), str(row["cases"])])
+            paper = [_cited(row, numbers)] if "paper" in table else []
+            rows.append([*cells, str(row["missed"]), str(row["cases"]), *paper])
     return rows
 
 
@@ -103,4 +131,5 @@ def _note(table: pd.DataFrame) -> str:
         "the 95 % bootstrap interval (BCa) over cases. Missed: class × case pairs that are in the truth but "
         "not in the prediction; they score Dice 0, surface Dice 0 and the volume's diagonal as HD95. "
         "Mean atlas: the most frequent label of the training cases at each position, without the image."
+        f"{_sources(table)}"
     )
