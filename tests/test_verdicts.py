@@ -10,7 +10,7 @@ from scipy.stats import mannwhitneyu, nct, t, ttest_1samp, wilcoxon
 
 from bipvl.analysis.comparisons import holm, mean_interval
 from bipvl.analysis.effects import by_classes
-from bipvl.analysis.outlook import earlier_spreads, study_outlook
+from bipvl.analysis.outlook import detects, earlier_spreads, study_outlook
 from bipvl.analysis.studies import load_experiments
 from bipvl.analysis.verdicts import (
     LEVEL,
@@ -159,6 +159,9 @@ def test_outlook_says_before_training_which_studies_cannot_decide():
     many = study_outlook(quick, dict.fromkeys(quick.datasets, 8), {}).set_index("study")
     assert many.loc["fusion", "decidable"] == 4
     assert isnan(many.loc["fusion", "detectable"])  # the spread is not known
+    main = few.loc["main"]
+    assert detects(main) == f"{100 * main['detectable']:.1f}"
+    assert (detects(few.loc["fusion"]), detects(many.loc["fusion"])) == ("nothing", "?")
     assert by_classes(["mmwhs_mr", "amos22", "msd_brain"]) == (["amos22"], ["mmwhs_mr", "msd_brain"])
 
 

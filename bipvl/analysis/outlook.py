@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,13 @@ def study_outlook(
         found = detectable_effect(count, tests, spread) if can_decide(count, tests) else np.inf
         rows.append((study, tests, decidable, count, spread, found))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def detects(row: Any) -> str:
+    """``detectable`` of a row of ``study_outlook`` in Dice points; "nothing", or "?" if it is not known."""
+    if np.isinf(row.detectable):
+        return "nothing"
+    return "?" if np.isnan(row.detectable) else f"{100 * row.detectable:.1f}"
 
 
 def earlier_spreads(profile: str, figures: str | Path = "figures") -> tuple[dict[str, float], Path | None]:
