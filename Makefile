@@ -11,6 +11,8 @@ JOBS ?= 2
 DATA_ROOT ?=
 # For `make figures`: png or pdf.
 FORMAT ?= png
+# For `make plan`: 1 lists every step and explains the estimate, 0 fits on one screen.
+VERBOSE ?= 0
 # For `make stress`: number of kills of trainings.
 KILLS ?= 100
 # Additional options for snakemake, for example: --executor slurm
@@ -26,13 +28,11 @@ READY := .venv/.ready
 # --scheduler greedy: it follows the priorities in the Snakefile.
 OPTIONS = --snakefile notebooks/Snakefile --cores all --nolock --keep-going --rerun-incomplete \
 	--rerun-triggers mtime params input --scheduler greedy $(FLAGS) \
-	--config PROFILE="$(PROFILE)" STUDY="$(STUDY)" JOBS="$(JOBS)" DATA_ROOT="$(DATA_ROOT)"
+	--config $(SCALE) DATA_ROOT="$(DATA_ROOT)"
 
-# Shortens a dry run: the first output and the reason of each step, and all lines outside steps.
-SHORTEN = /^(local)?rule / { rule = $$2 } \
-	/^    output: / { sub(",$$", "", $$2); made = $$2 } \
-	/^    reason: / && rule != "all:" { print made; print "    " substr($$0, 13, 150) } \
-	/^(Nothing|bipvl|[A-Za-z]*(Error|Exception))/ { wanted = 1 } wanted { print }
+# Refuses wrong values of variables before anything runs.
+CHECK = @$(BIN)/python -m tools.make_variables
+SCALE = PROFILE="$(PROFILE)" STUDY="$(STUDY)" JOBS="$(JOBS)"
 
 .PHONY: help setup reproduce plan figures report docs test stress bench lint lab lock clean
 
@@ -51,16 +51,18 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 reproduce: $(READY) ## prepare, train, evaluate and draw; run it again to resume
+	$(CHECK) $(SCALE)
 	$(BIN)/snakemake --quiet rules host $(OPTIONS)
 
-plan: $(READY) ## show what reproduce would run and why, what is missing, and the cost on a GPU
-	@set -o pipefail; $(BIN)/snakemake --dry-run --quiet host $(OPTIONS) 2>&1 | awk '$(SHORTEN)'
-	@$(BIN)/python tools/plan.py "$(PROFILE)" "$(STUDY)" "$(DATA_ROOT)"
+plan: $(READY) ## show what is missing, the runs, their cost on a GPU and the first steps (VERBOSE=1: all)
+	@$(BIN)/python -m tools.plan $(SCALE) DATA_ROOT="$(DATA_ROOT)" VERBOSE="$(VERBOSE)" -- $(OPTIONS)
 
 figures: $(READY) ## redraw the figures from the tables beside them (FORMAT=png or pdf)
+	$(CHECK) PROFILE="$(PROFILE)" FORMAT="$(FORMAT)"
 	$(BIN)/bipvl figures "figures/$(NAME)" --format "$(FORMAT)"
 
 report: $(READY) ## reproduce, then write an HTML page per notebook: report/PROFILE/index.html
+	$(CHECK) $(SCALE)
 	$(BIN)/snakemake "report/$(NAME)/index.html" --quiet rules host $(OPTIONS)
 
 docs: $(READY) ## build the API reference: build/api/index.html
@@ -70,6 +72,7 @@ test: $(READY) ## run the tests; coverage must be at least 90 %
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=bipvl --cov-report= --cov-fail-under=90
 
 stress: $(READY) ## stress tests: killed trainings, corrupt inputs, reoriented scans (about 15 minutes)
+	$(CHECK) KILLS="$(KILLS)"
 	OMP_NUM_THREADS=1 $(BIN)/python tests/stress.py figures --kills "$(KILLS)"
 
 bench: $(READY) ## compare time and memory with a network without language (about an hour)

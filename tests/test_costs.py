@@ -5,7 +5,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from bipvl.analysis.costs import Operations, cost_key, empty_network, measure, window_operations
+from bipvl.analysis import costs
+from bipvl.analysis.cost_keys import cost_key
+from bipvl.analysis.costs import Operations, empty_network, measure, window_operations
 from bipvl.data.spec import load_spec
 from bipvl.engine.build import build_network, build_objective
 from bipvl.engine.profiles import dataset_settings
@@ -85,6 +87,16 @@ def test_memory_is_close_to_the_bytes_that_a_training_step_keeps():
     expected = (4 * 4 * numbers + sum(saved.values())) / 2**30  # weight, gradient, two moments
     assert measure(variant, SPEC, settings()).memory_gib == pytest.approx(expected, rel=0.02)
     del total
+
+
+@pytest.mark.parametrize("name", ["bipvlseg", "bipvlseg-released", "swin_unetr_v2"])
+def test_a_count_is_the_same_each_time_and_whether_or_not_operations_are_looked_up(name, monkeypatch):
+    monkeypatch.setattr(costs, "_KNOWN", {})
+    first = measure(VARIANTS[name], SPEC, settings("quick"))
+    assert measure(VARIANTS[name], SPEC, settings("quick")) == first
+    monkeypatch.setattr(costs, "_is_function_of_shapes", lambda function: False)
+    monkeypatch.setattr(costs, "_changes_only_values", lambda function: False)
+    assert measure(VARIANTS[name], SPEC, settings("quick")) == first
 
 
 def test_missing_text_encoder_has_a_stand_in(monkeypatch):

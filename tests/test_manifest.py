@@ -16,7 +16,7 @@ from bipvl.data.splits import split_cases
 from bipvl.engine.checksums import case_checksums, data_checksum, json_checksum, sha256
 from bipvl.engine.manifest import recorded, verify
 from bipvl.engine.run import Run
-from bipvl.model.text import weight_files
+from bipvl.model.text_sources import weight_files
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The plan of a profile's runs: windows, operations, hours, and what is missing."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
-from bipvl.analysis.costs import Cost
+from bipvl.analysis.cost_keys import Cost
 from bipvl.analysis.studies import load_experiments
 from bipvl.data.spec import load_spec
 from bipvl.data.splits import Split
-from bipvl.engine.predict import count_windows
+from bipvl.engine.windows import count_windows
 from tools import plan
 from tools.plan import find_missing
+from tools.plan_steps import Step, read_steps
 
 CLASSES = load_spec("mmwhs_ct").classes
 ROOT = Path(__file__).parents[1]
@@ -104,7 +106,7 @@ def test_a_run_shared_by_two_studies_is_counted_once(studies):
     rows = {line.split()[0].rstrip(","): line.split() for line in lines}
     assert "4 runs (2 variants, 1 data sets), 0 of them done" in text
     wide, narrow, total = (rows[name] for name in ("wide", "narrow", "all"))
-    assert wide[1:3] == ["4", "4"] and narrow[1:3] == ["1", "1"] and total[-4:-2] == ["4", "4"]
+    assert wide[1:3] == ["4", "0"] and narrow[1:3] == ["1", "0"] and total[-4:-2] == ["4", "0"]
     assert float(wide[3]) == float(total[-2]) == pytest.approx(4 * float(narrow[3]), rel=0.1)
     assert float(narrow[3]) > 0
     assert (wide[4], narrow[4], total[-1]) == ("7.0", "2.0", "7.0")
@@ -146,7 +148,7 @@ def test_missing_data_and_text_encoders_are_named_with_one_request_to_the_hub(tm
     experiments = load_experiments("paper", ROOT / "notebooks" / "experiments.yaml")
     chosen = [experiments.study("text_encoder")]
     missing = find_missing(experiments, chosen, None)
-    assert missing[0].startswith("data: no DATA_ROOT is given; it must hold amos22, mmwhs/ct_train")
+    assert missing[0].startswith("data: no DATA_ROOT is given; it must hold amos22, Task01_BrainTumour")
     assert {line.split()[2] for line in missing[1:]} == {
         "NeuML/pubmedbert-base-embeddings",
         "bert-base-uncased",
@@ -172,16 +174,121 @@ def test_a_missing_external_folder_is_named(studies):
     assert "1 runs" in plan.plan("quick", "narrow", None)
 
 
-def test_the_script_counts_and_reports_a_wrong_name_in_one_sentence(studies):
-    def run(*arguments):
-        command = [sys.executable, str(ROOT / "tools" / "plan.py"), *arguments]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+# --- what is shown ---
+
+
+@pytest.mark.parametrize("profile", ["quick", "laptop", "paper"])
+def test_a_built_in_profile_fits_on_one_screen_and_verbose_shows_the_rest(profile, tmp_path, monkeypatch):
+    """Even if all that can be missing is missing, and no run is done."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda *_, **__: [][0])
+    stand_in = "DistilBERT of base size for medicalai/ClinicalBERT"
+    monkeypatch.setattr(
+        plan,
+        "_count",
+        lambda pairs, _: [(key, cost(stand_in=f"{stand_in}{n % 2}")) for n, key in enumerate(pairs)],
+    )
+    steps = [Step(f"runs/{profile}/mmwhs_ct/{n:030}/notebook.ipynb", "missing output") for n in range(9)]
+    monkeypatch.setattr(plan, "dry_run", lambda options: steps)
+    (data_root := tmp_path / "data").mkdir()
+    (data_root / "empty").touch()
+    short = plan.plan(profile, "all", data_root, tmp_path, options=["--cores"]).splitlines()
+    full = plan.plan(profile, "all", data_root, tmp_path, options=["--cores"], verbose=True).splitlines()
+    assert len(short) <= 40 and max(map(len, short)) <= 110
+    assert [sum("notebook.ipynb: missing output" in line for line in lines) for lines in (short, full)] == [
+        5,
+        9,
+    ]
+
+
+DRY_RUN = """\
+Job stats:
+all                      1
+
+[Thu Jan  1 00:00:00 2026]
+rule run_mmwhs_ct:
+    input: notebooks/02_run.ipynb, split.json
+    output: unet/notebook.ipynb, unet/metrics.csv
+    jobid: 4
+    reason: Missing output files: unet/metrics.csv; Input files updated by another job: split.json
+    wildcards: variant=unet, seed=0
+rule claims:
+    output: runs/studies/claims.ipynb
+    jobid: 2
+    reason: Input files updated by another job: unet/metrics.csv
+[Thu Jan  1 00:00:00 2026]
+rule prepare_mmwhs_ct:
+    output: data.ipynb, split.json
+    jobid: 1
+    reason: Updated input files: scan.nii.gz; Params have changed since last execution: Union of params
+    priority: 101
+localrule all:
+    input: claims.ipynb
+    jobid: 0
+    reason: Input files updated by another job: claims.ipynb
+Reasons:
+    input files updated by another job:
+        all, claims
+"""
+
+
+def test_steps_are_read_from_a_dry_run_by_priority_and_with_reasons():
+    assert [str(step) for step in read_steps(DRY_RUN)] == [
+        "data.ipynb: changed settings, changed input",
+        "unet/notebook.ipynb: missing output",
+        "runs/studies/claims.ipynb: new input from an earlier step",
+    ]
+    assert read_steps("Nothing to be done (all requested files are present and up to date).\n") == []
+
+
+@pytest.mark.slow
+def test_the_script_counts_lists_the_steps_and_reports_a_wrong_name_in_one_sentence(studies):
+    for name in ("01_data", "02_run", "11_claims"):
+        (studies / "notebooks" / f"{name}.ipynb").touch()
+
+    def run(study):
+        command = [sys.executable, "-m", "tools.plan", f"STUDY={study}", "--", "--nolock", "--cores", "2"]
+        command += ["--snakefile", str(ROOT / "notebooks" / "Snakefile"), "--config", f"STUDY={study}"]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    done = run("quick", "narrow", "")
+    done = run("narrow")
     assert done.returncode == 0, done.stderr
     assert "Longest run: unet on mmwhs_ct, < 0.1 h." in done.stdout
+    first, second, *_ = done.stdout.split("First steps of 4, and why (VERBOSE=1 lists all):\n")[
+        1
+    ].splitlines()
+    assert first == "  runs/quick/mmwhs_ct/data.ipynb: missing output"
+    assert second == "  runs/quick/mmwhs_ct/unet/seed0/notebook.ipynb: missing output"
     assert (studies / "runs" / "costs.json").is_file()
-    done = run("quick", "narow")
+    done = run("narow")
     assert done.returncode == 1 and done.stderr.startswith("bipvl: there is no study 'narow'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("plan VERBOSE=maybe", "VERBOSE is 'maybe'; give 0 or 1"),
+        ("plan JOBS=0", "JOBS is '0'; give a whole number from 1"),
+        ("plan PROFILE=qick", "there is no profile 'qick'; choose one of: quick"),
+        ("plan STUDY=mian", "there is no study 'mian'; choose one of: main"),
+        ("reproduce JOBS=zwei", "JOBS is 'zwei'; give a whole number from 1"),
+        ("reproduce PROFILE=my.yaml", "my.yaml: file not found; check its path"),
+        ("report STUDY=mian", "there is no study 'mian'; choose one of: main"),
+        ("figures FORMAT=gif", "FORMAT is 'gif'; give png or pdf"),
+        ("figures PROFILE=qick", "there is no profile 'qick'; choose one of: quick"),
+        ("stress KILLS=-1", "KILLS is '-1'; give a whole number from 1"),
+    ],
+)
+def test_make_refuses_a_wrong_value_before_it_runs_anything(target, sentence):
+    ready = ["--old-file", ".venv/.ready", f"BIN={Path(sys.executable).parent}"]  # without installing
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", *ready, *target.split()], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    refused, stopped = done.stderr.splitlines()
+    assert done.returncode == 2 and done.stdout == ""
+    assert refused == f"bipvl: {sentence}" and "Error 1" in stopped

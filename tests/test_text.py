@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel
 
 from bipvl.common.errors import BipvlError
-from bipvl.model.text import HUB, PAPER_CUT, WEIGHTS, TextEncoder, cut_layers, load_backbone, load_tokenizer
+from bipvl.model.text import PAPER_CUT, WEIGHTS, TextEncoder, cut_layers, load_backbone, load_tokenizer
+from bipvl.model.text_sources import HUB
 from bipvl.model.tokens import PromptTokens, tokenize
 
 PROMPTS = [["Spleen in a CT image", "Shape: round"], ["Left kidney", "Location: below liver in a CT image"]]

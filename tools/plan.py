@@ -1,38 +1,45 @@
 """Plan a profile's runs: what is missing, and GPU-hours and memory estimated from counted operations.
 
-python tools/plan.py PROFILE STUDY [DATA_ROOT]
+python -m tools.plan PROFILE=quick STUDY=all DATA_ROOT= VERBOSE=0 -- OPTIONS_OF_SNAKEMAKE
 """
 
+import gc
 import multiprocessing
 import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import dropwhile, takewhile
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from bipvl.analysis.cost_keys import Cost, cost_key
 from bipvl.analysis.studies import Experiments, Study, load_experiments
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, list_cases, read_json
 from bipvl.data.spec import DatasetSpec, load_spec
-from bipvl.data.splits import Split, make_split
+from bipvl.data.splits import SPLIT_SEED, Split, make_split
 from bipvl.engine.data_root import check_data_root
-from bipvl.engine.predict import count_windows
 from bipvl.engine.profiles import dataset_settings, get_profile, profile_name
 from bipvl.engine.variants import VARIANTS
-from bipvl.model.text import REVISIONS, source_path
+from bipvl.engine.windows import count_windows
+from bipvl.model.text_sources import REVISIONS, source_path
+from tools.make_variables import check
+from tools.plan_steps import Step, dry_run
 
-if TYPE_CHECKING:
-    from bipvl.analysis.costs import Cost
-
+WIDTH = 110
+"""Columns of the text."""
+SHOWN_MISSING = 8
+SHOWN_STEPS = 5
+"""What one screen has room for; VERBOSE=1 shows the rest."""
 GPU = "A100 40 GB"
 PEAK = 312e12
 """Operations per second in half precision (dense, tensor cores), from NVIDIA's data sheet."""
@@ -78,8 +85,6 @@ def jobs_of(study: Study) -> list[Job]:
 
 def planned_split(spec: DatasetSpec, profile: str, data_root: str | Path | None) -> Split:
     """The split that preparing a data set will draw; without the data, of as many placeholder cases."""
-    from bipvl.engine.prepare import SPLIT_SEED
-
     try:
         cases = list_cases(spec, data_root) if data_root else _placeholder_cases(spec, profile)
     except BipvlError:
@@ -102,7 +107,7 @@ def _placeholder_cases(spec: DatasetSpec, profile: str) -> list[Case]:
     ]
 
 
-def run_operations(cost: "Cost", split: Split, settings: Mapping[str, Any]) -> float:
+def run_operations(cost: Cost, split: Split, settings: Mapping[str, Any]) -> float:
     """Operations of a run: training steps, and forward passes for all windows of validations and test."""
     training, overlap, crop = settings["training"], settings["overlap"], settings["crop"]
     volume = settings.get("cohort", {}).get("size") or VOLUMES.get(split.dataset, VOLUME)
@@ -125,7 +130,7 @@ def estimate(
     Counted costs are cached in ``runs/costs.json``.
     """
     jobs = sorted(set(jobs))
-    specs = {job.dataset: load_spec(job.dataset) for job in jobs}
+    specs = {name: load_spec(name) for name in {job.dataset for job in jobs}}
     settings = {name: dataset_settings(profile, spec) for name, spec in specs.items()}
     splits = {name: planned_split(spec, profile, data_root) for name, spec in specs.items()}
     costs = _costs({(job.variant, job.dataset) for job in jobs}, profile, Path(runs) / "costs.json")
@@ -137,40 +142,38 @@ def estimate(
     return pd.DataFrame(rows, columns=["dataset", "variant", "seed", "hours", "gib", "stand_in"])
 
 
-def _costs(pairs: set[tuple[str, str]], profile: str, path: Path) -> dict[tuple[str, str], "Cost"]:
+def _costs(pairs: set[tuple[str, str]], profile: str, path: Path) -> dict[tuple[str, str], Cost]:
     """The cost of each variant on each data set; equal costs are counted once and cached in a file."""
-    from bipvl.analysis.costs import Cost, cost_key
-
-    specs = {dataset: load_spec(dataset) for _, dataset in pairs}
+    specs = {name: load_spec(name) for name in {dataset for _, dataset in pairs}}
     settings = {name: dataset_settings(profile, spec) for name, spec in specs.items()}
     keys = {(v, d): cost_key(VARIANTS[v], specs[d], settings[d]) for v, d in sorted(pairs)}
     known = read_json(path) if path.is_file() else {}
     new = {key: pair for pair, key in reversed(keys.items()) if key not in known}
-    for key, cost in _count(new, profile):
-        known[key] = asdict(cost)
+    if new:
+        known |= {key: asdict(cost) for key, cost in _count(new, profile)}
         write_json(path, known)
     return {pair: Cost(**known[key]) for pair, key in keys.items()}
 
 
-def _count(pairs: Mapping[str, tuple[str, str]], profile: str) -> Iterator[tuple[str, "Cost"]]:
+def _count(pairs: Mapping[str, tuple[str, str]], profile: str) -> Iterator[tuple[str, Cost]]:
     """The costs of (variant, data set) pairs under the same keys, counted on all cores."""
-    if not pairs:
-        return
     workers = min(os.cpu_count() or 1, len(pairs))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bipvl.analysis.costs", "bipvl.engine.train"])
+    context.set_forkserver_preload(["bipvl.analysis.costs"])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread) as pool:
         counted = pool.map(_cost, ((*pair, profile) for pair in pairs.values()))
-        yield from zip(pairs, tqdm(counted, "counting operations", total=len(pairs)), strict=True)
+        shown = tqdm(counted, "counting operations", total=len(pairs), disable=None)
+        yield from zip(pairs, shown, strict=True)
 
 
 def _use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()  # the garbage collector need not look through the imported packages again and again
 
 
-def _cost(arguments: tuple[str, str, str]) -> "Cost":
+def _cost(arguments: tuple[str, str, str]) -> Cost:
     from bipvl.analysis.costs import measure
 
     variant, dataset, profile = arguments
@@ -229,7 +232,7 @@ def _missing_text(profile: str, variants: Iterable[str]) -> list[str]:
             continue
         except Exception as error:  # each cause (no network, proxy, HF_HUB_OFFLINE) has its own class
             unreachable = f"the hub cannot be reached ({type(error).__name__})"
-        missing.append(f"text encoder: {path} is not on this machine, and {unreachable or 'not on the hub'}")
+        missing.append(f"text encoder: {path} is not here, and {unreachable or 'not on the hub'}")
     return missing
 
 
@@ -246,8 +249,20 @@ def _on_hub(path: str) -> bool:
     return any(file_exists(path, name, revision=REVISIONS.get(path)) for name in WEIGHTS)
 
 
-def plan(profile: str, study: str, data_root: str | Path | None, runs: str | Path = "runs") -> str:
-    """The plan as text: the runs, their order, what is missing, GPU-hours and memory.
+def plan(
+    profile: str,
+    study: str,
+    data_root: str | Path | None,
+    runs: str | Path = "runs",
+    *,
+    options: Sequence[str] = (),
+    verbose: bool = False,
+) -> str:
+    """The plan as text: what is missing, the runs, GPU-hours and memory, the first steps.
+
+    Args:
+        options: of snakemake, for its dry run; without them no steps are listed.
+        verbose: list all steps, and explain the estimate.
 
     Raises:
         BipvlError: an unknown profile or study; a data root that is not a folder, or is empty.
@@ -259,24 +274,44 @@ def plan(profile: str, study: str, data_root: str | Path | None, runs: str | Pat
     jobs = {s.name: jobs_of(s) for s in studies}
     all_jobs = {job for of_study in jobs.values() for job in of_study}
     to_do = {job for job in all_jobs if not job.is_done(Path(runs) / profile_name(profile))}
-    missing = find_missing(experiments, studies, data_root)
+    with ThreadPoolExecutor() as pool:  # the hub and snakemake answer while operations are counted
+        missing = pool.submit(find_missing, experiments, studies, data_root)
+        steps = pool.submit(dry_run, options) if options else None
+        table = estimate(to_do, profile, data_root, runs)
     datasets = [d for d in experiments.datasets if any(d == job.dataset for job in all_jobs)]
     variants = len({job.variant for job in all_jobs})
     sentences = [
         f"Profile {profile}, study {study}: {len(all_jobs)} runs ({variants} variants, {len(datasets)} data "
-        f"sets), {len(all_jobs - to_do)} of them done.",
-        f"Order: first all data sets are prepared, then the runs start by data set ({', '.join(datasets)}); "
-        "the notebooks of a study start when its runs are done.",
-        "Missing:" if missing else "Missing: nothing.",
+        f"sets), {len(all_jobs - to_do)} of them done."
     ]
-    lines = [textwrap.fill(sentence, 110) for sentence in sentences]
-    lines += [textwrap.fill(item, 110, initial_indent="- ", subsequent_indent="  ") for item in missing]
-    if to_do:
-        lines += ["", *_estimate_lines(jobs, estimate(to_do, profile, data_root, runs), to_do)]
+    if verbose:
+        sentences.append(
+            "Order: first all data sets are prepared, then the runs start by data set "
+            f"({', '.join(datasets)}); the notebooks of a study start when its runs are done."
+        )
+    lines = [textwrap.fill(sentence, WIDTH) for sentence in sentences]
+    lines += _missing_lines(missing.result(), verbose)
+    lines += ["", *_estimate_lines(jobs, table, to_do, verbose)]
+    if steps:
+        lines += ["", *_step_lines(steps.result(), verbose)]
     return "\n".join(lines)
 
 
-def _estimate_lines(jobs: Mapping[str, list[Job]], table: pd.DataFrame, to_do: set[Job]) -> list[str]:
+def _missing_lines(missing: list[str], verbose: bool) -> list[str]:
+    """One item per line, unless all of it is wanted."""
+    if not missing:
+        return ["Missing: nothing."]
+    if verbose:
+        wrap = {"width": WIDTH, "initial_indent": "- ", "subsequent_indent": "  "}
+        return ["Missing:", *(textwrap.fill(item, **wrap) for item in missing)]
+    lines = [textwrap.shorten(f"- {item}", WIDTH, placeholder=" …") for item in missing[:SHOWN_MISSING]]
+    more = len(missing) - len(lines)
+    return ["Missing:", *lines, *([f"- and {more} more; see them with VERBOSE=1"] if more else [])]
+
+
+def _estimate_lines(
+    jobs: Mapping[str, list[Job]], table: pd.DataFrame, to_do: set[Job], verbose: bool
+) -> list[str]:
     """A table with one row per study and one for all, and notes on the assumptions."""
     table = table.set_index(["dataset", "variant", "seed"])
 
@@ -284,35 +319,64 @@ def _estimate_lines(jobs: Mapping[str, list[Job]], table: pd.DataFrame, to_do: s
         of_study = set(of_study)
         costs = table.loc[[(j.dataset, j.variant, j.seed) for j in sorted(of_study & to_do)]]
         gib = f"{costs['gib'].max():.1f}" if len(costs) else "-"
-        return name, len(of_study), len(costs), _hours(costs["hours"].sum()), gib
+        return name, len(of_study), len(of_study) - len(costs), _hours(costs["hours"].sum()), gib
 
     rows = [row(name, of_study) for name, of_study in jobs.items()]
     rows.append(row("all, each run once", {job for of_study in jobs.values() for job in of_study}))
-    header = ["study", "runs", "to do", "GPU-hours", "memory (GiB)"]
+    shown = pd.DataFrame(rows, columns=["study", "runs", "done", "GPU-hours", "memory (GiB)"])
+    notes = _notes(table, verbose) if to_do else []
+    return [shown.to_string(index=False), *(textwrap.fill(note, WIDTH) for note in notes)]
+
+
+def _notes(table: pd.DataFrame, verbose: bool) -> list[str]:
+    """The longest run, and what the numbers mean; ``table`` is indexed by data set, variant and seed."""
     longest = table["hours"].idxmax()
-    stand_ins = sorted(set(table["stand_in"]) - {""})
-    notes = (
-        f"Longest run: {longest[1]} on {longest[0]}, {_hours(table['hours'].max())} h.",
-        f"GPU-hours are an estimate for one {GPU}: the counted operations of training steps, validations and "
-        f"tests, at {UTILISATION:.0%} of its peak of {PEAK / 1e12:.0f} · 10¹² operations per second, which "
-        "convolutional networks typically reach; the error may be a factor of two. Memory: weights, "
-        "gradients, AdamW's moments and activations of a training step in single precision, for the largest "
-        "run of a study.",
-        f"Substitutes counted for text encoders that are not on this machine: {'; '.join(stand_ins)}."
-        if stand_ins
-        else "",
-    )
-    shown = pd.DataFrame(rows, columns=header).to_string(index=False)
-    return [shown, "", *(textwrap.fill(note, 110) for note in notes if note)]
+    peak = f"{UTILISATION:.0%} of its peak"
+    notes = [f"Longest run: {longest[1]} on {longest[0]}, {_hours(table['hours'].max())} h."]
+    if verbose:
+        notes.append(
+            f"GPU-hours of the runs to do are an estimate for one {GPU}: the counted operations of training "
+            f"steps, validations and tests, at {peak} of {PEAK / 1e12:.0f} · 10¹² operations per second, "
+            "which convolutional networks typically reach; the error may be a factor of two. Memory: "
+            "weights, gradients, AdamW's moments and activations of a training step in single precision, "
+            "for the largest run of a study that is to do."
+        )
+    else:
+        notes.append(
+            f"Estimate for the runs to do, on one {GPU} at {peak}; hours may be wrong by a factor of two."
+        )
+    if stand_ins := sorted(set(table["stand_in"]) - {""}):
+        problem = "Substitutes counted for text encoders that are not on this machine"
+        notes.append(f"{problem}: {'; '.join(stand_ins)}.")
+    return notes
+
+
+def _step_lines(steps: Sequence[Step], verbose: bool) -> list[str]:
+    if not steps:
+        return ["Steps: none; everything is up to date."]
+    if verbose:
+        return [f"All {len(steps)} steps, and why:", *(f"  {step}" for step in steps)]
+    lines = [textwrap.shorten(str(step), WIDTH - 2, placeholder=" …") for step in steps[:SHOWN_STEPS]]
+    head = f"First steps of {len(steps)}, and why (VERBOSE=1 lists all):"
+    return [head, *(f"  {line}" for line in lines)]
 
 
 def _hours(hours: float) -> str:
     return f"{hours:.1f}" if hours >= 0.05 else "< 0.1"
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Print the plan for variables of the Makefile and, after ``--``, options of snakemake."""
+    given = takewhile(lambda argument: argument != "--", arguments)
+    values = {"PROFILE": "quick", "STUDY": "all", "VERBOSE": "0"} | dict(v.split("=", 1) for v in given)
+    data_root, options = values.pop("DATA_ROOT", "") or None, [*dropwhile(lambda a: a != "--", arguments)][1:]
+    check(values)
+    verbose = values["VERBOSE"] == "1"
+    print(plan(values["PROFILE"], values["STUDY"], data_root, options=options, verbose=verbose))
+
+
 if __name__ == "__main__":
     try:
-        profile, study, *root = sys.argv[1:]
-        print(plan(profile, study, root[0] if root and root[0] else None))
+        main(sys.argv[1:])
     except BipvlError as error:
         sys.exit(f"bipvl: {error}")

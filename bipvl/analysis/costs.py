@@ -1,12 +1,10 @@
 """The cost of a variant without running it: parameters, operations and memory, on the meta device."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from bipvl.analysis.cost_keys import Cost
 from bipvl.data.spec import DatasetSpec
-from bipvl.engine.build import bipvlseg_arguments, build_network
-from bipvl.engine.checksums import json_checksum, sha256
+from bipvl.engine.build import bipvlseg_arguments, build_network, build_objective
 from bipvl.engine.variants import Variant, prompt_texts
 
 BACKWARD = 2
@@ -26,42 +24,16 @@ BACKWARD = 2
 slightly too high with frozen weights. Torch's own count is several times too high for grouped
 convolutions."""
 
-NO_COST = {"easy_negatives", "weights_over_classes", "doubled_penalty", "rising_rate"}
-NO_COST |= {"erasing_fusion", "repeated_octants"}
-"""Deviations that change no count: of the objective and the training, a missing sum, other voxels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """The cost of a variant in training; a multiplication and an addition are two operations.
-
-    Attributes:
-        parameters, trained: all parameters of the network, and those that are trained.
-        forward: floating-point operations of a training step's forward pass.
-        step: of the whole training step: forward, backward, and recomputation with activation checkpointing.
-        memory_gib: estimated peak of a training step (:func:`training_memory`).
-        stand_in: what was counted instead of a text encoder that is not on this machine; "" if nothing.
-    """
-
-    parameters: int
-    trained: int
-    forward: float
-    step: float
-    memory_gib: float
-    stand_in: str
-
 
 def measure(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> Cost:
     """Count a variant on a data set with a profile's settings (``dataset_settings``); needs no weights."""
-    from bipvl.engine.build import build_objective
-    from bipvl.engine.train import Learner
-
     network, stand_in = empty_network(variant, spec, settings)
-    learner = Learner(network=network, objective=build_objective(variant, spec)).to("meta").train()
+    objective = build_objective(variant, spec)
+    learner = nn.ModuleList([network, objective]).to("meta").train()
     prompts = network.training_prompts(prompt_texts(variant, spec)) if variant.language else None
     volume, target = _batch(spec, settings)
     with Operations() as counted, record_activations(network, counted) as activations:
-        learner(volume, target, prompts)
+        objective(network(volume, prompts), target)
     checkpointing = settings["training"]["checkpointing"]
     return Cost(
         parameters=sum(p.numel() for p in network.parameters()),
@@ -88,55 +60,114 @@ def window_operations(variant: Variant, spec: DatasetSpec, settings: Mapping[str
 class Operations(TorchDispatchMode):
     """Counts floating-point operations by torch's own formulas.
 
-    Faster than torch's FlopCounterMode, which also records the module of each operation.
+    Faster than torch's FlopCounterMode, which also records the module of each operation: on the meta device,
+    what an operation makes of the same shapes is looked up, because torch works it out slowly in Python.
     """
 
     total = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **kwargs or {})
-        if formula := flop_registry.get(function.overloadpacket):
-            self.total += formula(*args, **kwargs or {}, out_val=result)
+        kwargs = kwargs or {}
+        if _changes_only_values(function) and args[0].is_meta:
+            return args[0]
+        key = _signature((function, args, *kwargs.items())) if _is_function_of_shapes(function) else None
+        if key in _KNOWN:
+            operations, made = _KNOWN[key]
+            self.total += operations
+            return made.empty() if isinstance(made, _Layout) else tuple(one.empty() for one in made)
+        result = function(*args, **kwargs)
+        formula = flop_registry.get(function.overloadpacket)
+        operations = formula(*args, **kwargs, out_val=result) if formula else 0
+        self.total += operations
+        if key is not None and (made := _layouts(result, args)):
+            _KNOWN[key] = operations, made
         return result
 
 
-def cost_key(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> str:
-    """A key that is equal for variants of equal cost, which differ only in objective, prompts or cases.
+class _Layout(NamedTuple):
+    """What there is to know of a tensor on the meta device that shares no memory with another."""
 
-    It changes with this package's networks and with the versions of torch, MONAI and transformers.
-    """
-    if variant.language:
-        arguments, _ = _with_text_config(bipvlseg_arguments(variant, spec, settings))
-        arguments["deviations"] = sorted({*variant.deviations} - NO_COST)
-    else:
-        arguments = [variant.network or variant.name, len(spec.channels), spec.out_channels]
-    shared = {key: settings[key] for key in ("crop", "network")}
-    shared |= {key: settings["training"][key] for key in ("batch_size", "checkpointing")}
-    return json_checksum([arguments, shared, _version()])
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+
+_KNOWN: dict[tuple, tuple[float, _Layout | tuple[_Layout, ...]]] = {}
+"""Operation and arguments → number of floating-point operations, and what the operation returns."""
 
 
 @cache
-def _version() -> list[str]:
-    here = Path(__file__)
-    sources = [here, *sorted(here.parents[1].glob("model/*.py"))]
-    packages = [f"{name} {version(name)}" for name in ("torch", "monai", "transformers")]
-    return [*packages, *map(sha256, sources)]
+def _changes_only_values(function: Any) -> bool:
+    """Whether an operation, such as ``relu_``, writes into its first argument, which keeps its shape."""
+    return function._schema.name.endswith("_") and torch.Tag.inplace_view not in function.tags
+
+
+@cache
+def _is_function_of_shapes(function: Any) -> bool:
+    """Whether an operation changes no argument and returns new tensors only."""
+    schema = function._schema
+    shares_memory = any(value.alias_info for value in (*schema.arguments, *schema.returns))
+    return not shares_memory and {str(value.type) for value in schema.returns} == {"Tensor"}
+
+
+def _signature(values: Iterable[Any]) -> tuple | None:
+    """Hashable arguments, with tensors as their layouts; None if one is not on the meta device."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            if not value.is_meta:
+                return None
+            found += (tuple(value.shape), value.stride(), value.dtype)
+        elif isinstance(value, list | tuple):
+            parts = _signature(value)
+            if parts is None:
+                return None
+            found.append(parts)
+        else:
+            found += (type(value), value)  # 1, 1.0 and True are equal
+    return tuple(found)
+
+
+def _layouts(result: Any, args: Sequence[Any]) -> _Layout | tuple[_Layout, ...] | None:
+    """The layouts of an operation's results; None if one shares memory with an argument or has gaps."""
+    if not isinstance(result, Tensor):
+        found = tuple(_layouts(one, args) for one in result)
+        return None if None in found else found
+    tensors = [t for arg in args for t in (arg if isinstance(arg, list | tuple) else [arg])]
+    taken = {t.untyped_storage()._cdata for t in tensors if isinstance(t, Tensor)}
+    layout = _Layout(tuple(result.shape), result.stride(), result.dtype)
+    size = layout.empty().untyped_storage().nbytes()
+    alone = result.untyped_storage()._cdata not in taken and result.untyped_storage().nbytes() == size
+    return layout if alone and result.is_meta else None
 
 
 def empty_network(variant: Variant, spec: DatasetSpec, settings: Mapping[str, Any]) -> tuple[nn.Module, str]:
     """A variant's network with parameters that have shapes but no values, and its text encoder's stand-in."""
     from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights
 
     from bipvl.model.released import network_class
-    from bipvl.model.text import OFFLINE, load_tokenizer
 
     with init_empty_weights():
         if not variant.language:
             return build_network(variant, spec, settings), ""
         arguments, stand_in = _with_text_config(bipvlseg_arguments(variant, spec, settings))
-        network = network_class(variant.deviations)(**arguments)
-    network.tokenizer = load_tokenizer(OFFLINE)  # BERT's tokens: about as many as with other tokenizers
+        with no_init_weights():
+            network = network_class(variant.deviations)(**arguments)
+    network.tokenizer = _tokenizer()
     return network, stand_in
+
+
+@cache
+def _tokenizer() -> Any:
+    """BERT's tokens: about as many as with other tokenizers."""
+    from bipvl.model.text import load_tokenizer
+    from bipvl.model.text_sources import OFFLINE
+
+    return load_tokenizer(OFFLINE)
 
 
 def _with_text_config(arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -163,7 +194,9 @@ def _trained(module: nn.Module) -> int:
 
 @dataclass
 class Activations:
-    """What a forward pass keeps for the backward pass, in bytes by storage, without parameters.
+    """What a forward pass keeps for the backward pass, by the storages' addresses, without parameters.
+
+    The storages themselves stay here: the address of one that is freed could become that of another.
 
     Attributes:
         outside: all except ``inside``; includes the inputs of the blocks.
@@ -171,8 +204,8 @@ class Activations:
         recomputed: operations of these blocks.
     """
 
-    outside: dict[int, int] = field(default_factory=dict)
-    inside: list[dict[int, int]] = field(default_factory=list)
+    outside: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    inside: list[dict[int, torch.UntypedStorage]] = field(default_factory=list)
     recomputed: float = 0
 
 
@@ -184,11 +217,11 @@ def record_activations(network: nn.Module, counted: Operations) -> Iterator[Acti
     activations, weights = Activations(), {p.untyped_storage()._cdata for p in network.parameters()}
     current = activations.outside
 
-    def record(tensor: Any, into: dict[int, int] | None = None) -> Any:
+    def record(tensor: Any, into: dict[int, torch.UntypedStorage] | None = None) -> Any:
         if isinstance(tensor, Tensor):
             storage = tensor.untyped_storage()
             if storage._cdata not in weights and storage._cdata not in activations.outside:
-                (current if into is None else into)[storage._cdata] = storage.nbytes()
+                (current if into is None else into)[storage._cdata] = storage
         return tensor
 
     def enter(block: nn.Module, inputs: tuple) -> None:
@@ -242,6 +275,10 @@ def training_memory(learner: nn.Module, activations: Activations, checkpointing:
     allocator and the libraries themselves are not included (they add to it).
     """
     numbers = sum(p.numel() for p in learner.parameters()) + 3 * _trained(learner)
-    blocks = [sum(block.values()) for block in activations.inside]
+    blocks = [_bytes(block) for block in activations.inside]
     inside = max(blocks, default=0) if checkpointing else sum(blocks)
-    return (4 * numbers + sum(activations.outside.values()) + inside) / 2**30
+    return (4 * numbers + _bytes(activations.outside) + inside) / 2**30
+
+
+def _bytes(storages: Mapping[int, torch.UntypedStorage]) -> int:
+    return sum(storage.nbytes() for storage in storages.values())

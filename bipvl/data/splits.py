@@ -14,6 +14,8 @@ from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, list_cases, read_json
 from bipvl.data.spec import DatasetSpec
 
+SPLIT_SEED = 42
+"""The release's seed, for every split: runs with different seeds share their test cases."""
 PARTS = ("train", "val", "test")
 
 

@@ -173,7 +173,7 @@ def _inputs(run: Run, phase: str) -> dict[str, str | None]:
 
 def _text_encoder(run: Run) -> str | None:
     """Checksum of the pretrained text encoder's weights; None if they are not on this machine."""
-    from bipvl.model.text import weight_files
+    from bipvl.model.text_sources import weight_files
 
     with suppress(BipvlError, ValueError):  # a package that is not installed, a folder of another machine
         files = weight_files((run.config["language"] | run.variant.options)["text"])

@@ -1,8 +1,7 @@
 """From a trained network and a prepared image to logits, by sliding windows."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from math import ceil, prod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from bipvl.data.transforms import prepare_transform
 from bipvl.engine.build import load_network
 from bipvl.engine.run import Run
 from bipvl.engine.variants import Variant, prompt_texts
+from bipvl.engine.windows import count_windows
 
 Predictor = Callable[[Tensor], Tensor]
 """Crop B × M × H × W × D → logits B × C × H × W × D."""
@@ -62,14 +62,6 @@ def predict_volume(
             return predictor(window)
 
         return inferer(image[None].as_subclass(Tensor), counted)[0]
-
-
-def count_windows(shape: Iterable[int], crop: Iterable[int], overlap: float) -> int:
-    """How many windows MONAI's sliding-window inferer places over a volume; sizes in voxels."""
-    return prod(
-        ceil(max(size - side, 0) / max(int(side * (1 - overlap)), 1)) + 1
-        for size, side in zip(shape, crop, strict=True)
-    )
 
 
 def to_labels(logits: Tensor, *, overlapping: bool) -> Tensor:

@@ -8,13 +8,10 @@ from bipvl.common.files import write_json
 from bipvl.data.checks.dataset import check_dataset
 from bipvl.data.layouts import Case, list_cases
 from bipvl.data.spec import load_spec
-from bipvl.data.splits import Split, make_split, read_split, write_split
+from bipvl.data.splits import SPLIT_SEED, Split, make_split, read_split, write_split
 from bipvl.engine.checksums import CaseChecksums, case_checksums, read_checksums
 from bipvl.engine.data_root import synthetic_cohort
 from bipvl.engine.profiles import dataset_settings, profile_name
-
-SPLIT_SEED = 42
-"""The release's seed, for every split: runs with different seeds share their test cases."""
 
 
 def prepare(

@@ -136,12 +136,20 @@ def get_profile(profile: str | Path, dataset: str | None = None) -> Profile:
         BipvlError: no profile of that name; a file that is not readable, extends an unknown profile, has the
             name of a built-in one, or holds an unknown key or a wrong value.
     """
+    return _read_profile(profile, dataset) if _is_file(profile) else _built_in_profile(str(profile), dataset)
+
+
+def _read_profile(profile: str | Path, dataset: str | None) -> Profile:
     layers = _layers(str(profile))
     file = Path(profile) if _is_file(profile) else None
     found = validate(Profile, _merge_layers(layers, None), file)
     for name in layers[-1].get("data_sets", {}):  # find errors now, not at the first run on that data set
         validate(Profile, _merge_layers(layers, name), f"{profile}, data_sets.{name}")
     return validate(Profile, _merge_layers(layers, dataset), file) if dataset else found
+
+
+_built_in_profile = cache(_read_profile)
+"""Unlike your own file, which you may edit meanwhile, a built-in profile is read once."""
 
 
 def profile_name(profile: str | Path) -> str:

@@ -18,7 +18,8 @@ from bipvl.model.decoder import UnetrDecoder
 from bipvl.model.encoders import ConvEncoder, VisionEncoder
 from bipvl.model.losses import Objective
 from bipvl.model.released import network_class
-from bipvl.model.text import OFFLINE, load_tokenizer
+from bipvl.model.text import load_tokenizer
+from bipvl.model.text_sources import OFFLINE
 
 TEXT, FUSION, VISION, SKIPS, DECODER, OBJECTIVE = range(6)
 """Rows of the diagram, from top to bottom."""

