@@ -21,7 +21,8 @@ app = typer.Typer(
 Dataset = Annotated[
     str,
     typer.Argument(
-        metavar="DATASET", help="amos22, mmwhs_ct, mmwhs_mr, msd_brain, or your own data set's YAML file."
+        metavar="DATASET",
+        help="amos22, mmwhs_ct, mmwhs_mr, msd_brain, msd_hippocampus, openkbp, or your own YAML file.",
     ),
 ]
 Profile = Annotated[
@@ -96,15 +97,15 @@ def init_dataset(
 def fetch(
     dataset: Annotated[
         str,
-        typer.Argument(metavar="DATASET", help="msd_brain; for amos22, mmwhs_ct, mmwhs_mr it prints steps."),
+        typer.Argument(metavar="DATASET", help="One that comes with the package, such as msd_hippocampus."),
     ],
     data_root: Annotated[Path, typer.Option(help="Folder to unpack to.")] = Path("data"),
 ) -> None:
-    """Download a public data set, or print the steps to get it.
+    """Download msd_brain, msd_hippocampus or openkbp; print the steps to get amos22, mmwhs_ct or mmwhs_mr.
 
-    Interrupted downloads resume; the checksum is verified before unpacking.
+    Interrupted downloads resume; checksums are verified.
 
-    Example: bipvl fetch msd_brain --data-root /data
+    Example: bipvl fetch msd_hippocampus --data-root /data
     """
     from bipvl.data.fetch import fetch as fetch_dataset
     from bipvl.data.fetch import last_step, steps
@@ -112,7 +113,7 @@ def fetch(
     if manual := steps(dataset, data_root):
         typer.echo(f"{dataset} must be downloaded by hand:\n{manual}\nThen:")
     else:
-        typer.echo(f"{fetch_dataset(dataset, data_root)} is unpacked. Then:")
+        typer.echo(f"{fetch_dataset(dataset, data_root)} is complete. Then:")
     typer.echo(last_step(dataset, data_root))
 
 

@@ -36,7 +36,7 @@ if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at th
 
 # %% tags=["parameters"]
 profile = "quick"  # quick, laptop, paper, or the path of your own profile
-dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, or the YAML file of your own data set
+dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, msd_hippocampus, openkbp, or your own YAML file
 data_root = None  # folder of the real data; None: the synthetic cohort of the profile
 runs = "runs"  # folder of the runs
 figures = "figures"  # figures are written to a subfolder named after the profile

@@ -36,7 +36,7 @@ if Path.cwd().name == "notebooks":  # in JupyterLab; all paths below start at th
 
 # %% tags=["parameters"]
 profile = "quick"  # quick, laptop, paper, or the path of your own profile
-dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, or the YAML file of your own data set
+dataset = "mmwhs_ct"  # amos22, mmwhs_ct, mmwhs_mr, msd_brain, msd_hippocampus, openkbp, or your own YAML file
 variant = "bipvlseg"  # or another variant, such as swin_unetr_v2
 seed = 0
 data_root = None  # folder of the real data; None: the synthetic cohort of the profile

@@ -92,3 +92,15 @@ def write_nnunet(
     }
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
+
+
+def write_openkbp_patient(
+    folder: Path, ct: dict[tuple[int, int, int], float], organs: dict[str, list[tuple[int, int, int]]]
+) -> Path:
+    """A patient's CSV files as the OpenKBP challenge distributes them, from voxels by their three indices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "voxel_dimensions.csv").write_text("4.0\n3.0\n2.0\n")
+    for name, voxels in (organs | {"ct": ct}).items():
+        rows = [f"{(i * 128 + j) * 128 + k},{ct[i, j, k] if name == 'ct' else ''}" for i, j, k in voxels]
+        (folder / f"{name}.csv").write_text("\n".join([",data", *rows, ""]))
+    return folder

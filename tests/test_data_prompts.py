@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from data_files import write_prompts
 
@@ -74,6 +76,14 @@ def test_a_missing_and_an_undecodable_file_are_reported(tmp_path):
     (tmp_path / "latin.csv").write_bytes("Title,œsophage".encode("utf-16"))
     with pytest.raises(BipvlError, match=r"latin.csv: is not UTF-8 text; save it as"):
         read_prompts(tmp_path / "latin.csv")
+
+
+def test_the_parotid_glands_are_told_apart_by_side_alone():
+    right, left = default_prompts(load_spec("openkbp")).segments()[2:4]
+    swap = {"right": "left", "left": "right", "Right": "Left", "Left": "Right"}
+    side = re.compile(rf"\b({'|'.join(swap)})\b")
+    assert [side.sub(lambda found: swap[found[0]], text) for text in right] == left
+    assert sum(a != b for a, b in zip(right, left, strict=True)) >= 3
 
 
 @pytest.mark.parametrize("name", dataset_names())

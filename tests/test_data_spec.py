@@ -31,7 +31,14 @@ def write(tmp_path, **changes):
 
 @pytest.mark.parametrize(
     "name, classes, channels",
-    [("amos22", 15, 16), ("mmwhs_ct", 7, 8), ("mmwhs_mr", 7, 8), ("msd_brain", 3, 3)],
+    [
+        ("amos22", 15, 16),
+        ("mmwhs_ct", 7, 8),
+        ("mmwhs_mr", 7, 8),
+        ("msd_brain", 3, 3),
+        ("msd_hippocampus", 2, 3),
+        ("openkbp", 5, 6),
+    ],
 )
 def test_the_background_is_a_channel_unless_classes_overlap(name, classes, channels):
     spec = load_spec(name)
@@ -66,7 +73,7 @@ def test_your_own_yaml_loads_with_its_prompts_beside_it(tmp_path):
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(BipvlError, match=r"'mmwhs'.*mmwhs_ct"):
         load_spec("mmwhs")
-    with pytest.raises(BipvlError, match=r"amos22.*mmwhs_ct.*mmwhs_mr.*msd_brain"):
+    with pytest.raises(BipvlError, match=r"amos22.*mmwhs_ct.*mmwhs_mr.*msd_brain.*msd_hippocampus.*openkbp"):
         load_spec("zzz")
 
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from bipvl.common.errors import BipvlError
 from bipvl.data.layouts import Case
 from bipvl.data.spec import load_spec
-from bipvl.data.splits import make_split, read_split, write_split
+from bipvl.data.splits import PARTS, listed_parts, make_split, read_split, write_split
 
 AMOS, HEART, BRAIN = load_spec("amos22"), load_spec("mmwhs_ct"), load_spec("msd_brain")
 
@@ -33,6 +34,25 @@ def test_the_amos_test_cases_are_the_benchmarks_validation_section():
 def test_heart_and_brain_have_the_released_shares():
     assert sizes(make_split(HEART, cases_of(20), seed=42)) == (14, 2, 4)
     assert sizes(make_split(BRAIN, cases_of(484), seed=42)) == (349, 39, 96)
+
+
+def test_the_hippocampus_parts_follow_a_hash_of_the_ids():
+    listed = listed_parts(load_spec("msd_hippocampus"))
+    ids = sorted((i for part in PARTS for i in listed[part]), key=lambda i: sha256(i.encode()).hexdigest())
+    assert len(ids) == 260
+    expected = {"test": ids[:52], "val": ids[52:73], "train": ids[73:]}
+    assert {part: sorted(listed[part]) for part in PARTS} == {p: sorted(expected[p]) for p in PARTS}
+
+
+def test_openkbp_has_the_challenges_parts_and_an_unknown_patient_is_named():
+    spec = load_spec("openkbp")
+    listed = listed_parts(spec)
+    assert {part: len(listed[part]) for part in PARTS} == {"train": 99, "val": 16, "test": 50}
+    for part, numbers in (("train", range(1, 201)), ("val", range(201, 241)), ("test", range(241, 341))):
+        assert {int(i.removeprefix("pt_")) for i in listed[part]} <= set(numbers)
+    cases = [Case(i, Path("i"), Path("l")) for part in PARTS for i in listed[part] if i != "pt_001"]
+    with pytest.raises(BipvlError, match=r"OpenKBP .*: has no case pt_001, named in 'split'"):
+        make_split(spec, cases, seed=42)
 
 
 @given(st.integers(3, 60), st.integers(0, 2**32 - 1), st.randoms())

@@ -43,7 +43,7 @@ STAGED = {
 }
 """Text in pages → its replacement here, where only the runs of the profile smoke exist."""
 
-NEED_NETWORK = ({"fetch", "msd_brain"}, {"--push"})
+NEED_NETWORK = ({"fetch", "msd_hippocampus"}, {"fetch", "openkbp"}, {"--push"})
 """Arguments of bipvl commands that are only parsed."""
 
 NOT_CODE = ("text", "bibtex")

@@ -1,6 +1,7 @@
 """Public data: downloads resume, checksums are verified, folders appear atomically."""
 
 import hashlib
+import re
 import tarfile
 import threading
 from functools import partial
@@ -8,13 +9,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import nibabel as nib
 import pytest
+from data_files import write_openkbp_patient
 from typer.testing import CliRunner
 
 from bipvl.__main__ import app
 from bipvl.common.errors import BipvlError
 from bipvl.data import fetch
-from bipvl.data.fetch import fetch_archive
+from bipvl.data.fetch import fetch_archive, fetch_openkbp
+from bipvl.data.layouts import find_cases, list_cases
+from bipvl.data.openkbp import ORGANS, Patient, checksum, read_patient
 from bipvl.data.spec import load_spec
 
 
@@ -138,15 +143,98 @@ def test_a_file_address_works_too(tmp_path, server, archive):
     assert fetch_archive(url, archive, tmp_path / "data" / "Task", progress=False).is_dir()
 
 
-def test_brain_is_downloaded_by_monais_address_and_checksum(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "archive", "expected"),
+    [
+        ("msd_brain", "Task01_BrainTumour.tar", "MSD Task01 (brain tumour MR): 484 cases, no issues"),
+        ("msd_hippocampus", "Task04_Hippocampus.tar", "MSD Task04 (hippocampus MR): 260 cases, no issues"),
+    ],
+)
+def test_the_decathlon_is_downloaded_by_monais_address_and_checksum(
+    tmp_path, monkeypatch, name, archive, expected
+):
     requests = []
     monkeypatch.setattr(fetch, "fetch_archive", lambda *words, **_: requests.append(words) or words[2])
-    result = CliRunner().invoke(app, ["fetch", "msd_brain", "--data-root", str(tmp_path)])
+    result = CliRunner().invoke(app, ["fetch", name, "--data-root", str(tmp_path)])
     assert result.exit_code == 0, result.output
     ((url, md5, folder),) = requests
-    assert url.endswith("/Task01_BrainTumour.tar") and len(md5) == 32
-    assert folder == tmp_path / load_spec("msd_brain").folder
-    assert "MSD Task01 (brain tumour MR): 484 cases, no issues" in result.output
+    assert url.endswith(f"/{archive}") and len(md5) == 32
+    assert folder == tmp_path / load_spec(name).folder
+    assert expected in result.output
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """Two tiny OpenKBP patients on the server, as the data set's split would list them."""
+    found = []
+    for number, (case, part) in enumerate([("pt_001", "train"), ("pt_201", "val")], start=1):
+        place = Patient(case, part, "").folder
+        voxels = {(number, 1, 1): 900.0, (2, 2, 2): 1000.0}
+        organs = {organ: [*voxels] for organ in ORGANS}
+        source = write_openkbp_patient(tmp_path / "site" / place, voxels, organs)
+        found.append(Patient(case, part, checksum(*read_patient(source))))
+    return found
+
+
+def get_openkbp(server, patients, tmp_path):
+    url = server.url.removesuffix("/Task.tar")
+    return fetch_openkbp(url, patients, tmp_path / "data" / "OpenKBP", progress=False)
+
+
+def test_openkbp_is_downloaded_and_converted_once(tmp_path, server, patients):
+    folder = get_openkbp(server, patients, tmp_path)
+    found, issues = find_cases(load_spec("openkbp"), tmp_path / "data")
+    assert [case.id for case in found] == ["pt_001", "pt_201"] and not issues
+    assert visible(folder) == ["dataset.json", "imagesTr", "labelsTr"]
+    for case, patient in zip(found, patients, strict=True):
+        assert checksum(nib.load(case.image), nib.load(case.label)) == patient.sha256
+    requests = len(server.requests)
+    assert get_openkbp(server, patients, tmp_path) == folder and len(server.requests) == requests == 2 * 7
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            "cut short",
+            r"validation-pats/pt_201/ct\.csv: incomplete download \(10 of \d+ bytes received\)",
+        ),
+        ("other voxels", r"validation-pats/pt_201: is damaged: its converted voxels differ .*; run the same"),
+        ("other indices", r"validation-pats/pt_201/Mandible\.csv: lists voxels that are not whole numbers"),
+    ],
+)
+def test_damaged_openkbp_leaves_nothing_visible_and_the_next_attempt_resumes(
+    tmp_path, server, patients, damage, message
+):
+    mandible = tmp_path / "site" / patients[1].folder / "Mandible.csv"
+    published = mandible.read_text()
+    get_openkbp(server, patients[:1], tmp_path).rename(tmp_path / "data" / ".OpenKBP.partial")
+    if damage == "cut short":
+        server.limit = 10
+    else:
+        mandible.write_text(f",data\n{5 if damage == 'other voxels' else 128**3},\n")
+    with pytest.raises(BipvlError, match=message):
+        get_openkbp(server, patients, tmp_path)
+    assert visible(tmp_path / "data") == []
+    server.limit, server.requests[:] = None, []
+    mandible.write_text(published)
+    get_openkbp(server, patients, tmp_path)
+    assert [case.id for case in list_cases(load_spec("openkbp"), tmp_path / "data")] == ["pt_001", "pt_201"]
+    assert server.requests == [*(["bytes=10-"] if damage == "cut short" else [None]), *[None] * 6]
+    assert visible(tmp_path / "data") == ["OpenKBP"]
+
+
+def test_openkbp_is_the_challenges_repository_at_one_commit(tmp_path, monkeypatch):
+    requests = []
+    monkeypatch.setattr(fetch, "fetch_openkbp", lambda *words, **_: requests.append(words) or words[2])
+    result = CliRunner().invoke(app, ["fetch", "openkbp", "--data-root", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    ((url, patients, folder),) = requests
+    assert re.search(r"/ababier/open-kbp/[0-9a-f]{40}/provided-data$", url)
+    folders = [patient.folder for patient in patients]
+    assert (len(folders), folders[0], folders[-1]) == (165, "train-pats/pt_1", "test-pats/pt_340")
+    assert "validation-pats/pt_201" in folders and folder == tmp_path / "OpenKBP"
+    assert "OpenKBP (head-and-neck CT): 165 cases, no issues" in result.output
 
 
 @pytest.mark.parametrize("name", ["amos22", "mmwhs_ct", "mmwhs_mr"])

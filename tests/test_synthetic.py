@@ -10,6 +10,7 @@ import pytest
 
 from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic import GENERATOR_VERSION, synthesize
+from bipvl.engine.data_root import synthetic_cohort
 
 AMOS = {
     "spleen": 1,
@@ -194,6 +195,15 @@ def test_a_complete_cohort_is_kept_and_different_arguments_are_refused(
     with pytest.raises(BipvlError, match=r"holds a synthetic cohort of .*choose another data root") as caught:
         make(seed=1)
     assert caught.value.file == tmp_path / "mmwhs/ct_train"
+
+
+@pytest.mark.parametrize("name", ["msd_hippocampus", "openkbp"])
+def test_a_data_set_without_a_synthetic_cohort_says_how_to_get_its_scans(tmp_path: Path, name: str) -> None:
+    message = f"{name} has no synthetic cohort; download its scans with `bipvl fetch {name} --data-root data`"
+    with pytest.raises(BipvlError, match=message):
+        synthesize(name, tmp_path)
+    with pytest.raises(BipvlError, match=message):
+        synthetic_cohort("quick", name)
 
 
 def test_real_data_are_never_overwritten(tmp_path: Path) -> None:

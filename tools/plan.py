@@ -26,7 +26,7 @@ from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, list_cases, read_json
 from bipvl.data.spec import DatasetSpec, load_spec
-from bipvl.data.splits import SPLIT_SEED, Split, make_split
+from bipvl.data.splits import PARTS, SPLIT_SEED, Split, listed_parts, make_split
 from bipvl.engine.data_root import check_data_root
 from bipvl.engine.profiles import dataset_settings, get_profile, profile_name
 from bipvl.engine.variants import VARIANTS
@@ -54,8 +54,9 @@ SECTIONS = {
     "mmwhs_mr": {"training": 20},
     "msd_brain": {"training": 484},
 }
-"""Labelled cases of each benchmark, for planning without the data."""
-VOLUMES = {"msd_brain": (240, 240, 155)}
+"""Labelled cases of each benchmark with a synthetic cohort, for planning without the data; the other built-in
+data sets list theirs."""
+VOLUMES = {"msd_brain": (240, 240, 155), "msd_hippocampus": (35, 50, 36), "openkbp": (114, 66, 105)}
 VOLUME = (240, 240, 200)
 """Voxels of a real scan on the working grid, as of an abdominal CT; VOLUMES lists exceptions."""
 
@@ -93,13 +94,15 @@ def planned_split(spec: DatasetSpec, profile: str, data_root: str | Path | None)
 
 
 def _placeholder_cases(spec: DatasetSpec, profile: str) -> list[Case]:
+    no_file = Path()
+    if (listed := listed_parts(spec)) is not None:
+        return [Case(i, no_file, no_file) for part in PARTS for i in listed[part]]
     cohort, sections = get_profile(profile, spec.name).cohort, SECTIONS[spec.name]
     if cohort:
         from bipvl.data.synthetic.benchmarks import BENCHMARKS
 
         benchmark = BENCHMARKS[spec.name]
         sections = Counter(row.section for row in benchmark.rows(cohort.cases or benchmark.cases))
-    no_file = Path()
     return [
         Case(f"{section}_{i:04}", no_file, no_file, section, i)
         for section, count in sections.items()
@@ -110,7 +113,9 @@ def _placeholder_cases(spec: DatasetSpec, profile: str) -> list[Case]:
 def run_operations(cost: Cost, split: Split, settings: Mapping[str, Any]) -> float:
     """Operations of a run: training steps, and forward passes for all windows of validations and test."""
     training, overlap, crop = settings["training"], settings["overlap"], settings["crop"]
-    volume = settings.get("cohort", {}).get("size") or VOLUMES.get(split.dataset, VOLUME)
+    volume = VOLUMES.get(split.dataset, VOLUME)
+    if "cohort" in settings and split.dataset in SECTIONS:
+        volume = settings["cohort"]["size"]
     steps = training["epochs"] * ceil(len(split.train) / training["batch_size"])
     validated = training["validations"] * len(split.val) * count_windows(volume, crop, overlap["validation"])
     tested = len(split.test) * count_windows(volume, crop, overlap["test"])
@@ -204,10 +209,10 @@ def find_missing(
 
 def _missing_data(datasets: list[str], profile: str, data_root: str | Path | None) -> list[str]:
     if data_root is None:
-        if get_profile(profile).cohort:
-            return []  # the synthetic cohort is generated when needed
+        if get_profile(profile).cohort:  # synthetic cohorts are generated when needed
+            datasets = [name for name in datasets if name not in SECTIONS]
         folders = ", ".join(load_spec(name).folder for name in datasets)
-        return [f"data: no DATA_ROOT is given; it must hold {folders}"]
+        return [f"data: no DATA_ROOT is given; it must hold {folders}"] if datasets else []
     missing = []
     for name in datasets:
         try:

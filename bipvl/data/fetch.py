@@ -1,11 +1,13 @@
-"""Download public data: MSD by MONAI's addresses and checksums; for the others, instructions."""
+"""Download public data: MSD as MONAI publishes it, OpenKBP as CSV files; for the others, instructions."""
 
 import hashlib
 import os
+import shutil
 import tarfile
 import tempfile
 import textwrap
 import zipfile
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -15,11 +17,22 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from bipvl.common.errors import BipvlError
+from bipvl.common.files import atomic_path, write_json
 from bipvl.common.lookup import choose
+from bipvl.data import openkbp
 from bipvl.data.spec import load_spec
 
-CASES = {"amos22": 300, "mmwhs_ct": 20, "mmwhs_mr": 20, "msd_brain": 484}
-"""Labelled cases as published: AMOS22's 200 and 100 CT, MM-WHS's training sets, MSD's training section."""
+CASES = {
+    "amos22": 300,
+    "mmwhs_ct": 20,
+    "mmwhs_mr": 20,
+    "msd_brain": 484,
+    "msd_hippocampus": 260,
+    "openkbp": 165,
+}
+"""Labelled cases: AMOS22's 200 and 100 CT, MM-WHS's training sets, MSD's training sections; of OpenKBP's 340
+patients those that the data set's split lists."""
+OPENKBP = "https://raw.githubusercontent.com/ababier/open-kbp/ed9602e68411a45b7c8f039999f897895407d25f/provided-data"
 BLOCK = 2**20
 TIMEOUT = 60
 """Seconds without a byte after which a download fails."""
@@ -53,19 +66,22 @@ def last_step(dataset: str, root: str | Path) -> str:
 
 
 def fetch(dataset: str, root: str | Path, *, progress: bool = True) -> Path:
-    """Download a data set of the Medical Segmentation Decathlon below ``root``; returns its folder.
+    """Download a data set below ``root``, unless it is there; returns its folder.
 
     Raises:
-        BipvlError: the data set must be downloaded by hand, or as `fetch_archive`.
+        BipvlError: the data set must be downloaded by hand, or as `fetch_archive` and `fetch_openkbp`.
     """
     if steps(dataset, root):
         title = load_spec(dataset).title
         raise BipvlError("must be downloaded by hand", f"follow: bipvl fetch {dataset}", title)
+    folder = Path(root) / load_spec(dataset).folder
+    if dataset == "openkbp":
+        patients = openkbp.listed_patients(load_spec(dataset).split["file"])
+        return fetch_openkbp(OPENKBP, patients, folder, progress=progress)
     from monai.apps import DecathlonDataset
 
-    folder = load_spec(dataset).folder
-    url, md5 = DecathlonDataset.resource[folder], DecathlonDataset.md5[folder]
-    return fetch_archive(url, md5, Path(root) / folder, progress=progress)
+    url, md5 = DecathlonDataset.resource[folder.name], DecathlonDataset.md5[folder.name]
+    return fetch_archive(url, md5, folder, progress=progress)
 
 
 def fetch_archive(url: str, md5: str, folder: Path, *, progress: bool = True) -> Path:
@@ -88,6 +104,57 @@ def fetch_archive(url: str, md5: str, folder: Path, *, progress: bool = True) ->
             raise BipvlError(problem, "delete it, and download it again", archive)
         _unpack(archive, folder)
     return folder
+
+
+def fetch_openkbp(
+    url: str, patients: Sequence[openkbp.Patient], folder: Path, *, progress: bool = True
+) -> Path:
+    """Download and convert the CSV files of OpenKBP's patients; ``folder`` appears atomically.
+
+    The challenge publishes no checksums. Each patient's converted voxels and affine are compared with the
+    SHA-256 of `patients`, so that a changed file is noticed if it changes the result. Converted patients are
+    kept in a hidden folder until all are there, so an interrupted download resumes.
+
+    Args:
+        url: the address of the challenge's folder provided-data.
+
+    Raises:
+        BipvlError: the download fails, or a patient's files are damaged or not the expected ones.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if folder.is_dir():
+            return folder
+        partial = folder.with_name(f".{folder.name}.partial")
+        for patient in tqdm(patients, desc="OpenKBP", unit="patient", disable=not progress):
+            if not (partial / "labelsTr" / f"{patient.case}.nii.gz").is_file():
+                _fetch_patient(url, patient, partial)
+        shutil.rmtree(partial / "source", ignore_errors=True)
+        cases = [patient.case for patient in patients]
+        write_json(partial / "dataset.json", openkbp.dataset_json(load_spec("openkbp"), cases))
+        os.replace(partial, folder)
+    return folder
+
+
+def _fetch_patient(url: str, patient: openkbp.Patient, folder: Path) -> None:
+    """Write a patient's image and, last, label map below ``folder``; its CSV files are deleted then."""
+    source = folder / "source" / patient.folder
+    source.mkdir(parents=True, exist_ok=True)
+    for file in openkbp.FILES:
+        if not (source / file).is_file():
+            download(f"{url}/{patient.folder}/{file}", source / file, progress=False)
+    try:
+        image, label = openkbp.read_patient(source)
+        if openkbp.checksum(image, label) != patient.sha256:
+            problem = "is damaged: its converted voxels differ from the expected ones (SHA-256)"
+            raise BipvlError(problem, "run the same command again, which downloads it again", source)
+    except BipvlError:
+        shutil.rmtree(source)  # else the next attempt would find it complete
+        raise
+    for part, scan in (("imagesTr", image), ("labelsTr", label)):
+        with atomic_path(folder / part / f"{patient.case}.nii.gz") as temporary:
+            scan.to_filename(temporary)
+    shutil.rmtree(source)
 
 
 def download(url: str, path: Path, *, progress: bool = True) -> None:

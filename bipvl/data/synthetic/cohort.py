@@ -14,6 +14,7 @@ from tqdm import tqdm
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import atomic_path, write_json
 from bipvl.common.lookup import choose
+from bipvl.data.spec import dataset_names
 from bipvl.data.synthetic.benchmarks import BENCHMARKS, Benchmark, Size
 
 GENERATOR_VERSION = 1
@@ -65,6 +66,9 @@ def _make(benchmark: Benchmark, root: Path, dataset: str, wanted: dict[str, Any]
 
 
 def _check_arguments(dataset: str, cases: int | None, size: Size, seed: int) -> Benchmark:
+    if dataset in dataset_names() and dataset not in BENCHMARKS:
+        fix = f"download its scans with `bipvl fetch {dataset} --data-root data`, then use --data-root data"
+        raise BipvlError(f"{dataset} has no synthetic cohort", fix)
     benchmark = choose("synthetic cohort", dataset, BENCHMARKS)
     if cases is not None and cases < 2:
         raise BipvlError(f"a synthetic cohort of {cases} cases cannot be split", "ask for at least 2")
