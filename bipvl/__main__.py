@@ -101,9 +101,9 @@ def fetch(
     ],
     data_root: Annotated[Path, typer.Option(help="Folder to unpack to.")] = Path("data"),
 ) -> None:
-    """Download msd_brain, msd_hippocampus or openkbp; print the steps to get amos22, mmwhs_ct or mmwhs_mr.
+    """Download a public data set, or print the steps to get it.
 
-    Interrupted downloads resume; checksums are verified.
+    For amos22, mmwhs_ct and mmwhs_mr it prints steps. Interrupted downloads resume; checksums are verified.
 
     Example: bipvl fetch msd_hippocampus --data-root /data
     """
