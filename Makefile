@@ -34,11 +34,14 @@ OPTIONS = --snakefile notebooks/Snakefile --cores all --nolock --keep-going --re
 CHECK = @$(BIN)/python -m tools.make_variables
 SCALE = PROFILE="$(PROFILE)" STUDY="$(STUDY)" JOBS="$(JOBS)"
 
-.PHONY: help setup reproduce plan figures report docs test stress bench lint lab lock clean
+# Each of the two test processes has one thread. worksteal: mostly whole files, so that their fixtures are shared.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov=bipvl --cov-report= --cov-fail-under=90
+
+.PHONY: help setup reproduce plan figures report docs test test-all stress bench lint lab lock clean
 
 help: ## list all targets
 	@echo "make TARGET [PROFILE=quick|laptop|paper] [STUDY=all] [JOBS=2] [DATA_ROOT=]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## install the packages in requirements.lock into .venv (other targets do this first)
 
@@ -68,8 +71,11 @@ report: $(READY) ## reproduce, then write an HTML page per notebook: report/PROF
 docs: $(READY) ## build the API reference: build/api/index.html
 	$(BIN)/python tools/build_api.py build/api
 
-test: $(READY) ## run the tests; coverage must be at least 90 %
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=bipvl --cov-report= --cov-fail-under=90
+test: $(READY) ## run the fast tests (minutes); they must cover at least 90 %
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY) ## run all tests: also kills, notebooks, workflow, wheels, several processes
+	$(PYTEST)
 
 stress: $(READY) ## stress tests: killed trainings, corrupt inputs, reoriented scans (about 15 minutes)
 	$(CHECK) KILLS="$(KILLS)"

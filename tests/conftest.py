@@ -2,7 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -140,6 +143,29 @@ def new_run(smoke_runs: SimpleNamespace, tmp_path: Any) -> Callable[..., Any]:
         return run
 
     return build
+
+
+@pytest.fixture(scope="session")
+def warm_kernel_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a server of warm kernels, which ends with the session and leaves nothing behind."""
+    from tools import warm_kernels
+
+    folder = tmp_path_factory.mktemp("warm") / "k"
+    folder.mkdir()
+    warm_kernels.write_kernelspec(folder)
+    command = [sys.executable, warm_kernels.__file__, "serve", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "TQDM_DISABLE": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
+        yield folder
+        process.stdin.close()
+        assert process.wait(timeout=20) == 0 and not folder.exists()
+
+
+@pytest.fixture
+def warm_kernels(warm_kernel_server: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Notebooks run in warm kernels of the server in this folder."""
+    monkeypatch.setenv("JUPYTER_PATH", str(warm_kernel_server))
+    return warm_kernel_server
 
 
 def _make_smoke_runs(smoke: SimpleNamespace) -> None:

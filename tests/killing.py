@@ -1,27 +1,19 @@
-"""Kill (SIGKILL) and resume trainings in processes that have already imported everything."""
+"""Kill (SIGKILL) and resume trainings."""
 
 import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
+from warm_processes import start
 
 from bipvl.engine.run import Run
 
 RESULTS = ("config.json", "history.csv", "model/*", "embeddings/*")
 """Files of a run that must have the same bytes, however often a training was killed."""
-
-
-def start(target: Callable, *args: object) -> multiprocessing.Process:
-    """A new process, forked from one that has done the imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bipvl.engine.train"])
-    process = context.Process(target=target, args=args)
-    process.start()
-    return process
 
 
 def train_in_process(run: Run, data_root: Path) -> multiprocessing.Process:

@@ -1,8 +1,7 @@
 """Several processes that share a batch, or the test cases, give the same result as one process."""
 
-import os
-import subprocess
-import sys
+import socket
+from multiprocessing import Process
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from sharing import train_and_evaluate
+from warm_processes import start
 
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
@@ -23,27 +24,21 @@ from bipvl.engine.run import Run
 from bipvl.engine.variants import ALL_TERMS
 from bipvl.model.losses import Objective
 
-PROGRAM = Path(__file__).with_name("train_and_evaluate.py")
 VARIANTS = ("bipvlseg", "segmentation_alone")
 """The second's objective does not use all parameters of its network."""
 
 
-def start(folder: Path, data_root: Path, processes: int) -> subprocess.Popen:
-    """Start the program with a global batch of two, always on CPUs (gloo)."""
+def start_all(folder: Path, data_root: Path, processes: int) -> list[Process]:
+    """Start the processes of one training."""
     cases = [f"ct_train_{number}" for number in range(1001, 1007)]
     split = Split("mmwhs_ct", 0, train=tuple(cases[:2]), val=(cases[2],), test=tuple(cases[3:]))
     write_split(split, folder / "smoke" / "mmwhs_ct" / "split.json")
     data = list_cases(load_spec("mmwhs_ct"), data_root)
     write_json(folder / "smoke" / "mmwhs_ct" / "data.json", case_checksums(data))
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, "-m", *launcher] if processes > 1 else [sys.executable]
-    return subprocess.Popen(
-        [*command, PROGRAM, data_root, folder, str(2 // processes), *VARIANTS],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = (processes, port, data_root, folder, VARIANTS)
+    return [start(train_and_evaluate, rank, *common) for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +46,15 @@ def both(tmp_path_factory):
     """Variant → its runs with one and with two processes; two training, one validation, three test cases."""
     root = tmp_path_factory.mktemp("distributed")
     synthesize("mmwhs_ct", root / "data", cases=6, size=(32, 32, 32), progress=False)
-    programs = {processes: start(root / str(processes), root / "data", processes) for processes in (1, 2)}
-    for program in programs.values():
-        output, _ = program.communicate()
-        assert program.returncode == 0, output
-    home = {processes: root / str(processes) / "smoke" / "mmwhs_ct" for processes in programs}
+    one, two = (start_all(root / str(processes), root / "data", processes) for processes in (1, 2))
+    for process in [*one, *two]:
+        process.join()
+        assert process.exitcode == 0
+    home = {processes: root / str(processes) / "smoke" / "mmwhs_ct" for processes in (1, 2)}
     return {v: [Run.open(home[processes] / v / "seed0") for processes in (1, 2)] for v in VARIANTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_train_as_one_with_the_same_global_batch(both, variant):
     alone, shared = (pd.read_csv(run.directory / "history.csv") for run in both[variant])
@@ -69,6 +65,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(both, variant):
     assert max(float((mine[name] - other[name]).abs().max()) for name in mine) < 1e-5
 
 
+@pytest.mark.slow
 def test_two_processes_score_each_of_three_cases_once(both):
     alone, shared = (run.directory for run in both["bipvlseg"])
     tables = [pd.read_csv(folder / "metrics.csv", keep_default_na=False) for folder in (alone, shared)]
@@ -79,6 +76,7 @@ def test_two_processes_score_each_of_three_cases_once(both):
     }
 
 
+@pytest.mark.slow
 def test_the_manifest_records_the_number_of_processes(both):
     for processes, run in zip((1, 2), both["bipvlseg"], strict=True):
         phases = pd.read_json(run.directory / "manifest.json", typ="series")["phases"]

@@ -84,9 +84,8 @@ def test_a_notebook_that_needs_a_study_names_the_command_to_run_first(name):
 
 
 @pytest.fixture
-def execute(smoke_runs, tmp_path, monkeypatch):
+def execute(smoke_runs, warm_kernels, tmp_path):
     """A function that executes a notebook by name with parameters, into ``tmp_path``, and returns it."""
-    monkeypatch.setenv("TQDM_DISABLE", "1")
 
     def run(name, **parameters):
         common = {"data_root": smoke_runs.data_root} | parameters
@@ -107,6 +106,7 @@ def pictures(book):
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.slow
 def test_quickstart_segments_a_test_case(smoke_runs, execute, tmp_path):
     run = smoke_runs.runs / "smoke" / smoke_runs.dataset / "bipvlseg" / "seed0"
     book = execute("00_quickstart", run=run, output=tmp_path / "labels.nii.gz")
@@ -114,6 +114,7 @@ def test_quickstart_segments_a_test_case(smoke_runs, execute, tmp_path):
     assert pictures(book) == 1
 
 
+@pytest.mark.slow
 def test_quickstart_without_a_trained_run_is_an_error(execute, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         execute("00_quickstart", run=tmp_path / "none")
@@ -121,6 +122,7 @@ def test_quickstart_without_a_trained_run_is_an_error(execute, tmp_path):
     assert "holds no trained run yet; type `make reproduce`" in caught.value.evalue
 
 
+@pytest.mark.slow
 def test_quickstart_in_an_empty_folder_trains_a_run_first(tmp_path):
     """As on Colab: a new environment, the package from a wheel, no repository."""
     python = environment(build_wheel(tmp_path / "source"), tmp_path / "python")
@@ -145,6 +147,7 @@ def test_quickstart_in_an_empty_folder_trains_a_run_first(tmp_path):
     assert Path(installed.strip()).is_relative_to(tmp_path / "python")
 
 
+@pytest.mark.slow
 def test_prompt_lab_shows_slices_and_edits_without_widgets_when_executed(smoke_runs, execute, tmp_path):
     run = smoke_runs.runs / "smoke" / smoke_runs.dataset / "bipvlseg" / "seed0"
     words = {"structure": "left atrium", "text": "a shape of my own", "output": tmp_path / "labels.nii.gz"}
@@ -155,12 +158,14 @@ def test_prompt_lab_shows_slices_and_edits_without_widgets_when_executed(smoke_r
     assert "Open this notebook in JupyterLab" in outputs[-1]["text"]
 
 
+@pytest.mark.slow
 def test_own_data_notebook_trains_on_a_folder_and_writes_a_mask(execute, tmp_path):
     book = execute("15_own_data", profile="smoke", data_root=tmp_path / "own")
     assert (tmp_path / "own" / "labels.nii.gz").is_file()
     assert pictures(book) == 1
 
 
+@pytest.mark.slow
 def test_data_notebook_prepares_the_data_and_draws_samples(smoke_runs, execute, tmp_path):
     runs, figures = tmp_path / "runs", tmp_path / "figures"
     book = execute("01_data", profile="smoke", dataset=smoke_runs.dataset, runs=runs, figures=figures)
@@ -169,6 +174,7 @@ def test_data_notebook_prepares_the_data_and_draws_samples(smoke_runs, execute, 
     assert pictures(book) == 1
 
 
+@pytest.mark.slow
 def test_run_notebook_trains_and_evaluates(smoke_runs, execute, tmp_path):
     named = {"profile": "smoke", "dataset": smoke_runs.dataset, "variant": "swin_unetr_v2", "seed": 3}
     book = execute("02_run", **named, runs=tmp_path / "runs")
@@ -177,6 +183,7 @@ def test_run_notebook_trains_and_evaluates(smoke_runs, execute, tmp_path):
     assert pictures(book) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "written"),
     [

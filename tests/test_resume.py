@@ -18,6 +18,7 @@ from bipvl.engine.evaluate import evaluate
 from bipvl.engine.train import train
 
 
+@pytest.mark.slow
 def test_trainings_killed_at_random_moments_end_with_the_same_bytes(
     smoke_runs, new_run, pytestconfig, record_property
 ):
@@ -30,6 +31,7 @@ def test_trainings_killed_at_random_moments_end_with_the_same_bytes(
     assert sum(survived) == kills
 
 
+@pytest.mark.slow
 def test_unfinished_files_of_a_killed_process_are_deleted(smoke_runs, new_run):
     run = new_run()
     for name in (".4711.history.csv", "predictions/.4711.a.nii.gz", ".state-done/step-1/x", ".4711.model/x"):
@@ -81,10 +83,10 @@ def small_files():
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 10_000, 1_000_000])
-def test_a_full_disk_is_reported_and_loses_nothing(size, smoke_runs, new_run, small_files):
-    whole, full = new_run(folder="whole"), new_run(folder="full")
-    train(whole, smoke_runs.data_root, progress=False)
+def test_a_full_disk_is_reported_and_loses_nothing(size, smoke_runs, new_run, trained_run, small_files):
+    full = new_run(folder="full")
     small_files(size)
     with pytest.raises(
         BipvlError, match=r"seed0: cannot be written \(.*\); free some space.*to resume"
@@ -93,7 +95,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(size, smoke_runs, new_run, sm
     assert "\n" not in str(caught.value)
     small_files(None)
     train(full, smoke_runs.data_root, progress=False)
-    assert results(full) == results(whole)
+    assert results(full) == results(trained_run("bipvlseg"))
 
 
 def test_a_folder_that_is_not_writable_is_reported(smoke_runs, new_run):
@@ -105,6 +107,7 @@ def test_a_folder_that_is_not_writable_is_reported(smoke_runs, new_run):
     assert run.directory.is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_training_writes_its_manifest_when_it_is_complete(smoke_runs, new_run):
     run = new_run()
     process = train_in_process(run, smoke_runs.data_root)

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from test_workflow import ROOT, snakemake, write_data_notebook, write_experiments, write_notebook
 
@@ -18,6 +19,7 @@ def test_the_slurm_profile_has_two_values_to_edit():
     assert content["executor"] == "slurm"
 
 
+@pytest.mark.slow
 def test_every_notebook_is_a_job_of_the_cluster(tmp_path):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     flags = ("--dry-run", "--profile", "notebooks/slurm")
@@ -31,6 +33,7 @@ def test_every_notebook_is_a_job_of_the_cluster(tmp_path):
         assert ("gpu=1" in resources) == rule.startswith("run_"), rule
 
 
+@pytest.mark.slow
 def test_jobs_are_submitted_with_the_profiles_account_and_partition(tmp_path, monkeypatch):
     """Slurm's commands are replaced by scripts that log their arguments; sbatch fails."""
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
@@ -57,6 +60,7 @@ def test_jobs_are_submitted_with_the_profiles_account_and_partition(tmp_path, mo
             assert option in call
 
 
+@pytest.mark.slow
 def test_parallel_notebooks_share_the_cores_equally(tmp_path):
     """Eight cores for JOBS=3: two torch threads each, and at most three notebooks at the same time."""
     notebooks, common = tmp_path / "notebooks", {"profile": "", "runs": "", "data_root": None}

@@ -13,24 +13,8 @@ from bipvl.common.errors import BipvlError
 from tools import warm_kernels
 from tools.run_notebook import execute
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(warm_kernels.__file__)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A running server and its folder, which Jupyter looks into; ended by closing its input."""
-    folder = tmp_path_factory.mktemp("warm") / "k"
-    folder.mkdir()
-    warm_kernels.write_kernelspec(folder)
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, "serve", str(folder)], stdin=subprocess.PIPE, env=environment
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(folder))
-        yield process, folder
-    process.stdin.close()
-    assert process.wait(timeout=20) == 0 and not folder.exists()  # nothing is left behind
 
 
 def run(tmp_path, *cells):
@@ -43,7 +27,7 @@ def run(tmp_path, *cells):
     return ["".join(o.get("text", "") for o in cell.outputs) for cell in done.cells if cell.source in cells]
 
 
-def test_a_kernel_has_the_packages_its_own_environment_and_its_own_state(server, tmp_path, monkeypatch):
+def test_a_kernel_has_the_packages_its_own_environment_and_its_own_state(warm_kernels, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     facts = "import sys, os; print('bipvl.engine.train' in sys.modules, os.environ['MARK'], os.getcwd())"
@@ -53,14 +37,14 @@ def test_a_kernel_has_the_packages_its_own_environment_and_its_own_state(server,
         assert run(tmp_path, facts, threads) == [f"True {mark} {tmp_path}\n", "1 False\n"]
 
 
-def test_a_killed_kernel_is_reported_and_the_next_one_starts(server, tmp_path):
+def test_a_killed_kernel_is_reported_and_the_next_one_starts(warm_kernels, tmp_path):
     with pytest.raises(BipvlError, match="the notebook's process was killed"):
         run(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert run(tmp_path, "print('alive')") == ["alive\n"]
 
 
-def test_a_kernel_ends_with_the_process_that_jupyter_started(server, tmp_path):
-    _, folder = server
+def test_a_kernel_ends_with_the_process_that_jupyter_started(warm_kernels, tmp_path):
+    folder = warm_kernels
     pid = tmp_path / "pid"
     code = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid())); import time; time.sleep(60)"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
