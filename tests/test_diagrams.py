@@ -243,7 +243,8 @@ def test_networks_without_a_diagram_are_rejected(network):
         bifusion_table(torch.nn.Identity(), 2, "smoke", variant="no_fusion")
 
 
-def test_the_notebook_draws_both_diagrams(tmp_path):
+@pytest.mark.slow
+def test_the_notebook_draws_both_diagrams(tmp_path, warm_kernels):
     parameters = {"profile": "smoke", "study": "main", "figures": str(tmp_path / "figures")}
     execute(ROOT / "notebooks" / "08_architecture.ipynb", tmp_path / "notebook.ipynb", parameters)
     folder = tmp_path / "figures" / "smoke"

@@ -96,24 +96,17 @@ def test_a_training_resumes_only_with_the_same_number_of_processes(tmp_path):
         Progress.resume(run, SimpleNamespace(num_processes=3))
 
 
-# The reason: random draws are the same for every sample, and a loss is a mean over samples.
+# The reason: a training network draws nothing at random, and a loss is a mean over samples.
 
 
 def test_a_sample_has_the_same_output_in_any_batch(tiny_bipvlseg, tiny_tokens):
     network = tiny_bipvlseg().train()
     volumes = torch.randn(3, 1, 16, 16, 24)
-
-    def forward(batch):
-        torch.manual_seed(1)
-        return network(batch, tiny_tokens())
-
-    together = forward(volumes)
+    together = network(volumes, tiny_tokens())
     for k in range(3):
-        alone = forward(volumes[k : k + 1])
+        alone = network(volumes[k : k + 1], tiny_tokens())
         for name in ("logits", "class_logits", "visual", "text"):
             assert torch.allclose(getattr(together, name)[k], getattr(alone, name)[0], atol=1e-4), name
-    torch.manual_seed(2)
-    assert not torch.allclose(network(volumes, tiny_tokens()).text, together.text, atol=1e-4)  # it is random
 
 
 @pytest.mark.parametrize("dataset", ["mmwhs_ct", "msd_brain"])

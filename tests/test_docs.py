@@ -296,6 +296,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 def test_the_api_reference_builds_without_warnings(tmp_path):
     """Like `make docs`, for the modules that `bipvl` re-exports."""
     pytest.importorskip("pdoc")

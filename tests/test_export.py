@@ -224,6 +224,7 @@ def bundle(trained, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_monai_runs_the_bundle_and_gets_the_same_labels(bundle, scan, labels, tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()

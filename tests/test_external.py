@@ -419,8 +419,8 @@ def test_unknown_external_is_an_error(tmp_path):
         experiments.external_on(HEART, "nnunet")
 
 
-def test_notebook_evaluates_an_entry_of_experiments_yaml(heart, tmp_path, monkeypatch):
-    monkeypatch.setenv("TQDM_DISABLE", "1")
+@pytest.mark.slow
+def test_notebook_evaluates_an_entry_of_experiments_yaml(heart, tmp_path, warm_kernels):
     heart.write(tmp_path / "masks")
     entry = {"title": "nnU-Net", "dataset": HEART, "folder": "masks", "labels": NAMES[HEART]}
     (tmp_path / "notebooks").mkdir()

@@ -61,12 +61,12 @@ def test_a_prepared_case_that_is_incomplete_is_prepared_again(smoke_runs, new_ru
 
 def test_a_second_process_on_a_run_directory_is_refused(smoke_runs, new_run):
     run = new_run()
-    run.directory.mkdir(parents=True)
+    run.model_folder.mkdir(parents=True)  # evaluate looks first whether there is a network
     with FileLock(run.directory / ".lock"):
         for work in (train, evaluate):
             with pytest.raises(BipvlError, match="seed0: is in use by another process; wait for it"):
                 work(run, smoke_runs.data_root, progress=False)
-    assert {path.name for path in run.directory.iterdir()} == {".lock", "config.json"}
+    assert {path.name for path in run.directory.iterdir()} == {".lock", "config.json", "model"}
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ def test_predictions_have_the_scans_grid_and_the_data_sets_codes(smoke_runs, tra
             assert set(np.unique(predicted.get_fdata())) <= set(run.spec.known_codes)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(smoke_runs, new_run, trained_run):
     run = new_run("bipvlseg")
     train(run, smoke_runs.data_root, progress=False)
@@ -138,6 +139,7 @@ def test_a_network_without_language_has_the_vision_rate(new_run):
     assert {group["peak_lr"] for group in optimizer.param_groups} == {1.0}
 
 
+@pytest.mark.slow
 def test_worker_processes_do_not_change_the_result(smoke_runs, new_run, trained_run):
     run = new_run("bipvlseg")
     run.config["training"]["workers"] = 2
@@ -145,6 +147,7 @@ def test_worker_processes_do_not_change_the_result(smoke_runs, new_run, trained_
     assert_same_bytes(run, trained_run("bipvlseg"), "history.csv", "model/model.safetensors")
 
 
+@pytest.mark.slow
 def test_deterministic_training_names_a_nondeterministic_operation(smoke_runs, new_run, trained_run):
     run = new_run("bipvlseg")
     run.config["training"]["deterministic"] = True
@@ -227,6 +230,7 @@ def test_a_share_of_the_cases_is_part_of_every_larger_share():
     assert shares[1] != cases[:4]
 
 
+@pytest.mark.slow
 def test_a_share_is_trained_for_as_many_steps_as_all_cases(new_run, smoke_runs, trained_run):
     run = new_run("swin_unetr_v2-25_percent")
     train(run, smoke_runs.data_root, progress=False)
@@ -235,6 +239,7 @@ def test_a_share_is_trained_for_as_many_steps_as_all_cases(new_run, smoke_runs, 
     assert histories[0]["total"].iloc[-1] != histories[1]["total"].iloc[-1]
 
 
+@pytest.mark.slow
 def test_the_released_schedule_is_a_deviation_that_a_run_takes(new_run, smoke_runs):
     run = new_run("deviation-rising_rate")
     train(run, smoke_runs.data_root, progress=False)
