@@ -66,6 +66,7 @@ def test_a_network_without_prompts_has_no_snapshots(trained_run):
         read_snapshots(run.directory)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_has_the_same_snapshots(smoke_runs, tmp_path, monkeypatch, trained_run):
     whole = trained_run("bipvlseg")
     run = Run(tmp_path / smoke_runs.dataset / "bipvlseg" / "seed0", whole.config)

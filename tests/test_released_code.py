@@ -24,6 +24,7 @@ def measured(row: int) -> dict[str, float]:
     return dict(measure(row).measured)
 
 
+@pytest.mark.slow
 def test_table_has_eighteen_complete_rows():
     table = findings()
     assert list(table["row"]) == list(ROWS) == list(range(1, 19))
@@ -45,6 +46,7 @@ def test_measuring_twice_gives_the_same_numbers():
         assert dict(measure.__wrapped__(row).measured) == measured(row)
 
 
+@pytest.mark.slow
 def test_all_assertions_of_the_notebook_hold(tmp_path, monkeypatch):
     """Runs its cells in this process, which caches the measurements."""
     monkeypatch.chdir(ROOT)

@@ -175,6 +175,7 @@ def other_precision():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("other_precision")
 def test_mixed_precision_and_checkpointing(new_run, smoke_runs):
     """With Accelerate, as on a GPU; the bottleneck is 4³ (the bf16 test of the model says why)."""
