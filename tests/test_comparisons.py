@@ -227,7 +227,7 @@ def simulate(effects):
     results = []
     for k in range(TABLES):
         table = empty.assign(value=simulated_values(random, list(effects.values())).ravel())
-        results.append(compare(table, OURS, resamples=999).assign(table=k))
+        results.append(compare(table, OURS, resamples=499).assign(table=k))
     return pd.concat(results)
 
 

@@ -108,7 +108,14 @@ def stage(smoke_runs, tmp_path, monkeypatch):
         yield tmp_path
 
 
-@pytest.mark.parametrize("path", pages(ROOT), ids=lambda path: path.name)
+TRAIN = ("own_data.md", "reproduce.md")
+"""Pages whose code blocks train networks."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.name in TRAIN), id=p.name) for p in pages(ROOT)],
+)
 def test_every_code_block_of_a_page_works(path, stage):
     namespace = {"__name__": "__main__"}
     for block in blocks_of(path.read_text(encoding="utf-8"), path.name):

@@ -273,6 +273,7 @@ def checkpoint(theirs: Theirs) -> dict:
     return {"model": theirs.tensors, **heads, "log_sigma1": torch.zeros(())}
 
 
+@pytest.mark.slow
 def test_the_logits_are_theirs(case):
     assert case.theirs.logits.std() > 0.05
     assert torch.allclose(case.ours.logits, case.theirs.logits, atol=1e-4)
@@ -280,6 +281,7 @@ def test_the_logits_are_theirs(case):
     assert torch.allclose(case.fast, case.ours.logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_class_and_concept_embeddings_are_theirs(case):
     assert torch.allclose(case.ours.class_logits, case.theirs.classes, atol=1e-4)
     concepts = case.model.separate_concepts(case.tokens)
@@ -287,6 +289,7 @@ def test_the_class_and_concept_embeddings_are_theirs(case):
     assert torch.allclose(concepts, case.theirs.cls, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_losses_are_theirs(case, theirs):
     visual = linear(theirs.heads, "cp_feats_visual", case.theirs.classes[0, 1:])
     text = linear(theirs.heads, "cp_feats_text", case.theirs.cls)
@@ -351,6 +354,7 @@ def test_a_tensor_of_another_network_is_named():
         convert({"backbone.conv1.weight": torch.zeros(1)})
 
 
+@pytest.mark.slow
 def test_the_released_preset_needs_the_concepts_alone(case):
     with pytest.raises(BipvlError, match="encodes each concept's text alone"):
         case.model(torch.zeros(1, 1, 64, 32, 32), PromptTokens.of(case.tokens.ids, case.tokens.mask))
