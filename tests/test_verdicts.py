@@ -10,7 +10,7 @@ from scipy.stats import mannwhitneyu, nct, t, ttest_1samp, wilcoxon
 
 from bipvl.analysis.comparisons import holm, mean_interval
 from bipvl.analysis.effects import by_classes
-from bipvl.analysis.outlook import detects, earlier_spreads, study_outlook
+from bipvl.analysis.outlook import detections, earlier_spreads, study_outlook
 from bipvl.analysis.studies import load_experiments
 from bipvl.analysis.verdicts import (
     LEVEL,
@@ -132,7 +132,7 @@ def test_equivalence_by_hand():
     assert isnan(equivalence_p(np.zeros(1)))
 
 
-@pytest.mark.parametrize(("cases", "tests"), [(6, 1), (17, 2), (40, 5)])
+@pytest.mark.parametrize(("cases", "tests"), [(6, 1), (17, 2), (40, 5), (60, 3), (200, 4)])
 def test_detectable_effect_is_found_in_80_percent_of_simulated_tables(cases, tests):
     effect = detectable_effect(cases, tests, 0.03)
     tables = np.random.default_rng(1).normal(effect, 0.03, (2000, cases))
@@ -141,7 +141,7 @@ def test_detectable_effect_is_found_in_80_percent_of_simulated_tables(cases, tes
 
 def test_detectable_effect_agrees_with_the_t_tests_by_relative_efficiency():
     """Of the signed-rank test to the t test: 3/π for normal differences and many cases."""
-    cases, tests, equal_n = 100, 4, 100 * 3 / np.pi
+    cases, tests, equal_n = 50, 4, 50 * 3 / np.pi
     effect = detectable_effect(cases, tests, 1.0)
     threshold = t.ppf(1 - LEVEL / tests / 2, equal_n - 1)
     assert nct.sf(threshold, equal_n - 1, effect * equal_n**0.5) == pytest.approx(0.8, abs=0.03)
@@ -159,10 +159,20 @@ def test_outlook_says_before_training_which_studies_cannot_decide():
     many = study_outlook(quick, dict.fromkeys(quick.datasets, 8), {}).set_index("study")
     assert many.loc["fusion", "decidable"] == 4
     assert isnan(many.loc["fusion", "detectable"])  # the spread is not known
-    main = few.loc["main"]
-    assert detects(main) == f"{100 * main['detectable']:.1f}"
-    assert (detects(few.loc["fusion"]), detects(many.loc["fusion"])) == ("nothing", "?")
     assert by_classes(["mmwhs_mr", "amos22", "msd_brain"]) == (["amos22"], ["mmwhs_mr", "msd_brain"])
+
+
+def test_detections_are_in_dice_points_with_the_source_of_their_spread(tmp_path):
+    (tmp_path / "quick").mkdir()
+    spreads = pd.DataFrame({"study": ["main"], "spread": [0.03]})
+    spreads.to_csv(tmp_path / "quick" / "claims.csv", index=False)
+    quick = load_experiments("quick")
+    for cases, fusion in ((4, "nothing"), (8, "?")):
+        shown, note = detections(quick, dict.fromkeys(quick.datasets, cases), tmp_path)
+        assert shown["main"] == f"{100 * detectable_effect(4 * cases, 2, 0.03):.1f}"
+        assert shown["fusion"] == fusion
+        assert "variance" not in shown  # another study tests its claim
+        assert str(tmp_path / "quick" / "claims.csv") in note
 
 
 def test_spread_comes_from_the_profiles_earlier_runs_else_from_those_of_quick(tmp_path):

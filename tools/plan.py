@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from bipvl.analysis.cost_keys import Cost, cost_key
+from bipvl.analysis.outlook import detections
 from bipvl.analysis.studies import Experiments, Study, load_experiments
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
@@ -296,7 +297,9 @@ def plan(
         )
     lines = [textwrap.fill(sentence, WIDTH) for sentence in sentences]
     lines += _missing_lines(missing.result(), verbose)
-    lines += ["", *_estimate_lines(jobs, table, to_do, verbose)]
+    names = {name for of_any in experiments.studies.values() for name in of_any.datasets}
+    cases = {name: len(planned_split(load_spec(name), profile, data_root).test) for name in names}
+    lines += ["", *_estimate_lines(jobs, table, to_do, detections(experiments, cases), verbose)]
     if steps:
         lines += ["", *_step_lines(steps.result(), verbose)]
     return "\n".join(lines)
@@ -315,7 +318,11 @@ def _missing_lines(missing: list[str], verbose: bool) -> list[str]:
 
 
 def _estimate_lines(
-    jobs: Mapping[str, list[Job]], table: pd.DataFrame, to_do: set[Job], verbose: bool
+    jobs: Mapping[str, list[Job]],
+    table: pd.DataFrame,
+    to_do: set[Job],
+    detected: tuple[Mapping[str, str], str],
+    verbose: bool,
 ) -> list[str]:
     """A table with one row per study and one for all, and notes on the assumptions."""
     table = table.set_index(["dataset", "variant", "seed"])
@@ -324,12 +331,14 @@ def _estimate_lines(
         of_study = set(of_study)
         costs = table.loc[[(j.dataset, j.variant, j.seed) for j in sorted(of_study & to_do)]]
         gib = f"{costs['gib'].max():.1f}" if len(costs) else "-"
-        return name, len(of_study), len(of_study) - len(costs), _hours(costs["hours"].sum()), gib
+        done, hours = len(of_study) - len(costs), _hours(costs["hours"].sum())
+        return name, len(of_study), done, hours, gib, detected[0].get(name, "-")
 
     rows = [row(name, of_study) for name, of_study in jobs.items()]
     rows.append(row("all, each run once", {job for of_study in jobs.values() for job in of_study}))
-    shown = pd.DataFrame(rows, columns=["study", "runs", "done", "GPU-hours", "memory (GiB)"])
-    notes = _notes(table, verbose) if to_do else []
+    header = ["study", "runs", "done", "GPU-hours", "memory (GiB)", "detects"]
+    shown = pd.DataFrame(rows, columns=header)
+    notes = [*(_notes(table, verbose) if to_do else []), detected[1]]
     return [shown.to_string(index=False), *(textwrap.fill(note, WIDTH) for note in notes)]
 
 

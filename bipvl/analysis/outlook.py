@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from bipvl.analysis.claims import planned_claims
 from bipvl.analysis.comparisons import holm
 from bipvl.analysis.effects import by_classes, gain_with_classes
 from bipvl.analysis.studies import Experiments
-from bipvl.analysis.verdicts import LEVEL, can_decide, detectable_effect, smallest_p
+from bipvl.analysis.verdicts import LEVEL, POWER, can_decide, detectable_effect, smallest_p
 from bipvl.engine.profiles import profile_name
 
 COLUMNS = ["study", "claims", "decidable", "cases", "spread", "detectable"]
@@ -52,13 +51,6 @@ def study_outlook(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def detects(row: Any) -> str:
-    """``detectable`` of a row of ``study_outlook`` in Dice points; "nothing", or "?" if it is not known."""
-    if np.isinf(row.detectable):
-        return "nothing"
-    return "?" if np.isnan(row.detectable) else f"{100 * row.detectable:.1f}"
-
-
 def earlier_spreads(profile: str, figures: str | Path = "figures") -> tuple[dict[str, float], Path | None]:
     """Study → median spread of its claims in the claims table of earlier runs, and the table's path.
 
@@ -72,3 +64,24 @@ def earlier_spreads(profile: str, figures: str | Path = "figures") -> tuple[dict
             if spreads:
                 return spreads, path
     return {}, None
+
+
+def detections(
+    experiments: Experiments, cases: Mapping[str, int], figures: str | Path = "figures"
+) -> tuple[dict[str, str], str]:
+    """What `make plan` shows: study → its detectable effect in Dice points, and a note.
+
+    The effect is "nothing" if the study cannot decide its claims, "?" if no earlier run has a spread.
+    """
+    spreads, path = earlier_spreads(experiments.profile, figures)
+    outlook = study_outlook(experiments, cases, spreads).set_index("study")
+    shown = {study: _points(effect) for study, effect in outlook["detectable"].items()}
+    note = f"Detects: the difference in Dice points that a claim shows in {POWER:.0%} of such experiments"
+    note += f", with the spread in {path}" if path else ""
+    return shown, note + '; "nothing": too few test cases for the claims; "?": unknown spread; "-": no claim.'
+
+
+def _points(effect: float) -> str:
+    if np.isinf(effect):
+        return "nothing"
+    return "?" if np.isnan(effect) else f"{100 * effect:.1f}"

@@ -1,12 +1,12 @@
 """Verdicts on claims, and what a study can decide: smallest p, equivalence and detectable effect."""
 
 from functools import cache
-from math import ceil, comb, log2
+from math import ceil, comb, log2, pi, sqrt
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import wilcoxon
+from scipy.stats import nct, t, wilcoxon
 
 LEVEL = 0.05
 """A p below it is small: for a difference with Holm's correction, for equivalence without."""
@@ -63,8 +63,9 @@ def equivalence_p(differences: np.ndarray) -> float:
 def detectable_effect(cases: int, tests: int, spread: float) -> float:
     """The mean difference that Wilcoxon's signed-rank test finds with a probability of 80 % (POWER).
 
-    Found by simulation: 2000 tables of normally distributed differences, always the same ones. The level is
-    LEVEL / ``tests``, the strictest step of Holm's correction.
+    The level is LEVEL / ``tests``, the strictest step of Holm's correction. Differences are taken as normally
+    distributed. Up to 50 cases the effect is found by simulation (2000 tables, always the same ones); for
+    more it is that of a t test with 3/π as many cases, the asymptotic relative efficiency.
 
     Args:
         cases: number of pairs.
@@ -80,12 +81,17 @@ def detectable_effect(cases: int, tests: int, spread: float) -> float:
 @cache
 def _standardised_effect(cases: int, tests: int) -> float:
     """``detectable_effect`` for a spread of 1."""
-    differences = np.random.default_rng(0).standard_normal((2000, cases))
+    level = LEVEL / tests
+    differences = np.random.default_rng(0).standard_normal((2000, cases)) if cases <= 50 else None
+    efficient = 3 / pi * cases
+    threshold = t.isf(level / 2, efficient - 1)
 
     def missing_power(effect: float) -> float:
-        return POWER - np.mean(wilcoxon(differences + effect, axis=1).pvalue < LEVEL / tests)
+        if differences is None:
+            return POWER - nct.sf(threshold, efficient - 1, effect * sqrt(efficient))
+        return POWER - np.mean(wilcoxon(differences + effect, axis=1).pvalue < level)
 
-    return brentq(missing_power, 0, 10, xtol=1e-3)
+    return brentq(missing_power, 0, 10 if cases <= 50 else 2, xtol=1e-3)
 
 
 def verdict(row: pd.Series) -> str:
