@@ -34,8 +34,8 @@ OPTIONS = --snakefile notebooks/Snakefile --cores all --nolock --keep-going --re
 CHECK = @$(BIN)/python -m tools.make_variables
 SCALE = PROFILE="$(PROFILE)" STUDY="$(STUDY)" JOBS="$(JOBS)"
 
-# Each of the two test processes has one thread. worksteal: mostly whole files, so that their fixtures are shared.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov=bipvl --cov-report= --cov-fail-under=90
+# worksteal: two processes, each with mostly whole files, so that the tests of a file share its fixtures.
+PYTEST = $(BIN)/pytest -n 2 --dist worksteal --cov=bipvl --cov-report= --cov-fail-under=90
 
 .PHONY: help setup reproduce plan figures report docs test test-all stress bench lint lab lock clean
 

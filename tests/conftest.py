@@ -13,6 +13,11 @@ import pytest
 from filelock import FileLock
 
 
+def pytest_configure() -> None:
+    """One thread for each test process, before torch is imported: they share the cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def tiny_text_config() -> Callable[..., dict[str, Any]]:
     """(family, layers, **fields) → config (a dict) of a text encoder with width 32 and 64 words."""
