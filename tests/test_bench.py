@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 from score_files import measurements
 
@@ -32,6 +33,7 @@ def test_growth_settings_match_their_names():
     assert bench.Setting() == bench.AMOS and bench.AMOS.crop == 96
 
 
+@pytest.mark.slow
 def test_profiles_are_measured_as_they_train():
     ours, reference = bench.profile_times("smoke", "mmwhs_mr")
     assert ours > reference > 0  # language costs something

@@ -236,6 +236,7 @@ def covered(rows, effect, interval="difference"):
     return rows[f"{interval}_low"].le(effect).mul(rows[f"{interval}_high"].ge(effect)).mean()
 
 
+@pytest.mark.slow
 def test_simulated_difference_is_found():
     """In 95 % of the tables, although cases vary five times as much."""
     rows = simulate({OURS: 0.0, "higher": EFFECT, "equal": 0.0}).set_index("variant")
@@ -249,6 +250,7 @@ def test_simulated_difference_is_found():
     assert (equal["p_holm"] < 0.05).mean() <= 0.05 + TOLERANCE
 
 
+@pytest.mark.slow
 def test_no_difference_is_found_without_one():
     """Three comparisons find a difference in at most 5 % of the tables; 5 % of the intervals miss 0."""
     rows = simulate(dict.fromkeys((OURS, "one", "two", "three"), 0.0))

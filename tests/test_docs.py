@@ -108,13 +108,13 @@ def stage(smoke_runs, tmp_path, monkeypatch):
         yield tmp_path
 
 
-TRAIN = ("own_data.md", "reproduce.md")
-"""Pages whose code blocks train networks."""
+LONG = ("own_data.md", "reproduce.md", "segment.md")
+"""Pages whose code blocks train networks or segment many scans."""
 
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p.name in TRAIN), id=p.name) for p in pages(ROOT)],
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.name in LONG), id=p.name) for p in pages(ROOT)],
 )
 def test_every_code_block_of_a_page_works(path, stage):
     namespace = {"__name__": "__main__"}

@@ -107,6 +107,7 @@ def small_baseline(name: str) -> torch.nn.Module:
     return Baseline(name=name, in_channels=1, out_channels=4, **sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_compared_network_learns_with_all_its_parameters_and_is_saved_whole(name, tmp_path):
     """At the quick profile's size: two cases of two channels, four classes; in training's memory format."""
