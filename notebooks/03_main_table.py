@@ -59,12 +59,14 @@ print("Missing runs:", *missing or ["none"], sep="\n")
 # ## The table
 # Also written as CSV and Markdown (`make figures FORMAT=pdf` writes LaTeX). Every case, class, metric and
 # grid is in `scores.csv`, which [11_claims](11_claims.ipynb) writes. The paper's own values, if
-# `notebooks/paper_values.csv` has any, are shown beside the measured ones.
+# `notebooks/paper_values.csv` has any, are shown beside the measured ones. † marks a method whose training had
+# not stopped improving.
 
 # %%
 from IPython.display import Image, Markdown
 
 from bipvl.analysis.claims import claim_texts
+from bipvl.analysis.convergence import with_convergence
 from bipvl.analysis.paper_values import read_paper_values, with_paper_values
 from bipvl.analysis.statistics import case_means, class_values, main_table, read_runs
 from bipvl.analysis.tables import main_table_markdown
@@ -72,7 +74,8 @@ from bipvl.common.files import write_csv, write_text
 
 folder = Path(figures, profile_name(profile))
 scores = read_runs(folders)
-main = with_paper_values(main_table(scores), read_paper_values(claim_texts(experiments)))
+main = with_convergence(main_table(scores), folders)
+main = with_paper_values(main, read_paper_values(claim_texts(experiments)))
 write_csv(folder / "main_table.csv", main)
 write_text(folder / "main_table.md", main_table_markdown(main))
 Markdown(main_table_markdown(main))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from bipvl.analysis.convergence import RISE
 from bipvl.analysis.statistics import provenance
 from bipvl.analysis.verdicts import RULE
 from bipvl.data.spec import dataset_title
@@ -14,6 +15,8 @@ HEADER = ("Data set", "Method", "Dice ↑", "HD95 (mm) ↓", "Surface Dice ↑",
 CLAIMS_HEADER = ("Claim", "Verdict", "Paper's value", "Study", "Data sets")
 CLAIMS_HEADER += ("Cases", "Effect (Dice points)", "p", "Smallest p")
 DIGITS = {"dice": 3, "hd95_mm": 1, "nsd": 3}
+MARK = " †"
+"""Behind a method with a training that had not stopped improving (``convergence.with_convergence``)."""
 
 
 def main_table_markdown(table: pd.DataFrame) -> str:
@@ -94,7 +97,7 @@ def _line(cells: Sequence[str]) -> str:
 def main_table_latex(table: pd.DataFrame) -> str:
     """LaTeX of ``statistics.main_table`` (package booktabs), the note as its caption."""
     escape = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "–": "--", "×": r"$\times$"})
-    escape |= str.maketrans({"↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+    escape |= str.maketrans({"↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$"})
     head, *body = (
         " & ".join(cell.translate(escape) for cell in cells) + r" \\"
         for cells in (_header(table), *_cells(table, r"\textbf{{{}}}"))
@@ -113,7 +116,7 @@ def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:
         best = {m: networks[m].min() if m == "hd95_mm" else networks[m].max() for m in DIGITS}
         for number, (_, row) in enumerate(group.iterrows()):
             title = dataset_title(dataset) if number == 0 else ""
-            cells = [title, variant_title(row["variant"])]
+            cells = [title, variant_title(row["variant"]) + (MARK if row.get("improving", False) else "")]
             for metric, digits in DIGITS.items():
                 mean, low, high = (f"{row[metric + end]:.{digits}f}" for end in ("", "_low", "_high"))
                 if row["variant"] != MEAN_ATLAS and row[metric] == best[metric] and len(networks) > 1:
@@ -124,6 +127,16 @@ def _cells(table: pd.DataFrame, bold: str) -> list[list[str]]:
     return rows
 
 
+def _improving(table: pd.DataFrame) -> str:
+    """What MARK means, as a sentence that follows others; "" if no row has it."""
+    if "improving" not in table or not table["improving"].any():
+        return ""
+    return (
+        f"{MARK}: not trained to the end, since validation Dice still rose by more than {100 * RISE:g} points "
+        "in the last quarter of a training."
+    )
+
+
 def _note(table: pd.DataFrame) -> str:
     grid = "the scan's own grid" if set(table["grid"]) == {"scan"} else "the working grid"
     return (
@@ -131,5 +144,5 @@ def _note(table: pd.DataFrame) -> str:
         "the 95 % bootstrap interval (BCa) over cases. Missed: class × case pairs that are in the truth but "
         "not in the prediction; they score Dice 0, surface Dice 0 and the volume's diagonal as HD95. "
         "Mean atlas: the most frequent label of the training cases at each position, without the image."
-        f"{_sources(table)}"
+        f"{_improving(table)}{_sources(table)}"
     )
