@@ -59,8 +59,8 @@ print("Missing runs:", *missing or ["none"], sep="\n")
 # ## The table
 # Also written as CSV and Markdown (`make figures FORMAT=pdf` writes LaTeX). Every case, class, metric and
 # grid is in `scores.csv`, which [11_claims](11_claims.ipynb) writes. The paper's own values, if
-# `notebooks/paper_values.csv` has any, are shown beside the measured ones. † marks a method whose training had
-# not stopped improving.
+# `notebooks/paper_values.csv` has any, are shown beside the measured ones. † marks a method whose training
+# had not stopped improving.
 
 # %%
 from IPython.display import Image, Markdown

@@ -132,8 +132,8 @@ def _improving(table: pd.DataFrame) -> str:
     if "improving" not in table or not table["improving"].any():
         return ""
     return (
-        f"{MARK}: not trained to the end, since validation Dice still rose by more than {100 * RISE:g} points "
-        "in the last quarter of a training."
+        f"{MARK}: not trained to the end, since validation Dice still rose by more than {100 * RISE:g} "
+        "points in the last quarter of a training."
     )
 
 
