@@ -37,7 +37,7 @@ SCALE = PROFILE="$(PROFILE)" STUDY="$(STUDY)" JOBS="$(JOBS)"
 # worksteal: two processes, each with mostly whole files, so that the tests of a file share its fixtures.
 PYTEST = $(BIN)/pytest -n 2 --dist worksteal --cov=bipvl --cov-report= --cov-fail-under=90
 
-.PHONY: help setup reproduce plan figures report docs test test-all stress bench lint lab lock clean
+.PHONY: help setup reproduce plan tune figures report docs test test-all stress bench lint lab lock clean
 
 help: ## list all targets
 	@echo "make TARGET [PROFILE=quick|laptop|paper] [STUDY=all] [JOBS=2] [DATA_ROOT=]"
@@ -59,6 +59,10 @@ reproduce: $(READY) ## prepare, train, evaluate and draw; run it again to resume
 
 plan: $(READY) ## show what is missing, the runs, their cost on a GPU and the first steps (VERBOSE=1: all)
 	@$(BIN)/python -m tools.plan $(SCALE) DATA_ROOT="$(DATA_ROOT)" VERBOSE="$(VERBOSE)" -- $(OPTIONS)
+
+tune: $(READY) ## choose every network's learning rate at a profile, which `reproduce` then uses (hours)
+	$(CHECK) $(SCALE)
+	$(BIN)/python -m tools.tune $(SCALE) DATA_ROOT="$(DATA_ROOT)"
 
 figures: $(READY) ## redraw the figures from the tables beside them (FORMAT=png or pdf)
 	$(CHECK) PROFILE="$(PROFILE)" FORMAT="$(FORMAT)"

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from bipvl.common.errors import BipvlError
-from bipvl.model.heads import PromptedHead, UniversalHead
+from bipvl.model.heads import ModulatedHead, PromptedHead, UniversalHead
 from bipvl.model.losses import segmentation_loss
 from bipvl.model.tokens import PromptTokens
 
@@ -61,7 +61,9 @@ def test_texts_that_saw_the_image_are_refused(tiny_bipvlseg):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [UNIVERSAL, PROMPTED], ids=["universal", "prompted"])
+@pytest.mark.parametrize(
+    "options", [UNIVERSAL, PROMPTED, {"head": "modulated"}], ids=["universal", "prompted", "modulated"]
+)
 def test_saved_and_loaded_it_predicts_the_same(tiny_bipvlseg, tiny_tokens, tmp_path, options):
     model, volume = tiny_bipvlseg(**options), torch.randn(1, 1, 16, 16, 24)
     model.save_pretrained(tmp_path)
@@ -129,3 +131,32 @@ def test_the_prompted_head_and_all_before_it_learn(tiny_bipvlseg, tiny_tokens):
 def test_a_head_that_does_not_exist_is_named(tiny_bipvlseg):
     with pytest.raises(BipvlError, match="prompted"):
         tiny_bipvlseg(head="promted")
+
+
+@torch.no_grad()
+def test_the_mean_text_scales_and_shifts_the_features_before_the_convolution():
+    torch.manual_seed(0)
+    head = ModulatedHead(channels=12, text_dim=10, out_channels=4)
+    features, text = torch.randn(2, 12, 4, 3, 5), torch.randn(2, 3, 10)
+    logits = head(features, text)
+    assert logits.shape == (2, 4, 4, 3, 5)
+    weights = head.text.weight @ text[1].mean(0) + head.text.bias
+    voxel = features[1, :, 2, 0, 4] * (1 + weights[:12]) + weights[12:]
+    mixed = (head.mix.weight[..., 0, 0, 0] @ voxel + head.mix.bias).clamp(min=0)
+    expected = head.out.weight[..., 0, 0, 0] @ mixed + head.out.bias
+    assert torch.allclose(logits[1, :, 2, 0, 4], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_modulated_head_hears_the_text_more_than_the_papers(tiny_bipvlseg, tiny_tokens):
+    volume, tokens = torch.randn(1, 1, 16, 16, 24), tiny_tokens()
+    words = tiny_bipvlseg().text.config.vocab_size
+    other = PromptTokens.of((tokens.ids + 7) % words, tokens.mask, tokens.segment)
+
+    def change(head):
+        torch.manual_seed(0)
+        model = tiny_bipvlseg(head=head)
+        logits = model.predict(volume, tokens)
+        return ((model.predict(volume, other) - logits).norm() / logits.norm()).item()
+
+    assert change("modulated") > 3 * change("channels")

@@ -39,7 +39,7 @@ MEMORY = "peak memory of the training step (GiB)"
 REPEATS = 3
 PROFILE_REPEATS = 9
 PLAIN = "without activation checkpointing"
-PROFILES = (("quick", "amos22"), ("quick", "mmwhs_mr"), ("laptop", "mmwhs_mr"))
+PROFILES = (("quick", "amos22"), ("quick", "mmwhs_mr"), ("laptop", "msd_hippocampus"))
 """Small profiles and data sets whose training steps are measured too."""
 
 

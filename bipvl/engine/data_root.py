@@ -1,5 +1,6 @@
 """Where a profile's data are: the folder that you give, or the profile's synthetic cohort."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bipvl.common.errors import BipvlError
@@ -8,16 +9,25 @@ from bipvl.engine.profiles import get_profile, load_profiles, profile_name
 from bipvl.engine.run import Run
 
 
-def check_data_root(profile: str | Path, data_root: str | Path | None) -> None:
+def check_data_root(profile: str | Path, data_root: str | Path | None, datasets: Sequence[str] = ()) -> None:
     """Check a data root before anything slow starts.
 
+    Args:
+        datasets: names of the data sets that it must hold.
+
     Raises:
-        BipvlError: an unknown profile; a folder that is missing or empty; none for a profile on real data.
+        BipvlError: an unknown profile; a folder that is missing or empty, or lacks a data set; none for a
+            profile on real data.
     """
-    if data_root is not None:
-        check_folder(data_root)
-    elif get_profile(profile).cohort is None:
-        raise _needs_real_data(profile)
+    if data_root is None:
+        if get_profile(profile).cohort is None:
+            raise _needs_real_data(profile, datasets)
+        return
+    check_folder(data_root)
+    for name in datasets:
+        if not (Path(data_root) / (folder := load_spec(name).folder)).is_dir():
+            fix = f"fetch it with: bipvl fetch {name} --data-root {data_root}"
+            raise BipvlError(f"holds no folder {folder}, with the data set {name}", fix, data_root)
 
 
 def check_folder(data_root: str | Path) -> None:
@@ -65,6 +75,9 @@ def data_root_of(run: Run) -> Path:
     return root
 
 
-def _needs_real_data(profile: str | Path) -> BipvlError:
+def _needs_real_data(profile: str | Path, datasets: Sequence[str] = ()) -> BipvlError:
     problem = f"profile '{profile_name(profile)}' runs on real data"
-    return BipvlError(problem, "give the folder with the data sets as the data root")
+    if not datasets:
+        return BipvlError(problem, "give the folder with the data sets as the data root")
+    commands = " and ".join(f"`bipvl fetch {name}`" for name in datasets)
+    return BipvlError(problem, f"fetch them into the folder data with {commands}, then add DATA_ROOT=data")

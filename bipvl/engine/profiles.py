@@ -180,7 +180,7 @@ def dataset_settings(
     chosen = {"spacing": list(spec.spacing)} | chosen
     if spec.crop:
         chosen |= {"spacing": list(spec.spacing), "crop": list(spec.crop)}
-    settings = validate(Settings, _merge(chosen, overrides or {}), "--set").model_dump(exclude_unset=True)
+    settings = validate(Settings, merge(chosen, overrides or {}), "--set").model_dump(exclude_unset=True)
     _check_crop(settings, spec, profile_name(profile))
     return settings | ({"cohort": cohort} if cohort else {})
 
@@ -204,7 +204,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
             raise BipvlError(problem, "correct its syntax", "--set") from error
         for part in reversed(parts):
             value = {part: value}
-        overrides = _merge(overrides, value)
+        overrides = merge(overrides, value)
     return overrides
 
 
@@ -269,14 +269,14 @@ def _merge_layers(layers: Iterable[Mapping[str, Any]], dataset: str | None) -> d
     merged: dict[str, Any] = {}
     for layer in layers:
         own = {key: value for key, value in layer.items() if key != "data_sets"}
-        merged = _merge(_merge(merged, own), layer.get("data_sets", {}).get(dataset, {}))
+        merged = merge(merge(merged, own), layer.get("data_sets", {}).get(dataset, {}))
     return merged
 
 
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes``; mappings inside are merged too."""
-    merged = dict(base)
+    result = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if both else value
+    return result

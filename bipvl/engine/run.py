@@ -14,7 +14,8 @@ from bipvl.common.files import write_json
 from bipvl.common.schema import validate
 from bipvl.data.layouts import cohort_of, read_json
 from bipvl.data.spec import DatasetSpec, load_spec
-from bipvl.engine.profiles import Settings, dataset_settings, profile_name
+from bipvl.engine.learning_rates import tuned_settings
+from bipvl.engine.profiles import Settings, dataset_settings, merge, profile_name
 from bipvl.engine.variants import Variant, get_variant
 
 
@@ -61,7 +62,8 @@ class Run:
         if seed < 0:
             raise BipvlError(f"the seed {seed} is below 0", "give 0 or more")
         spec = load_spec(dataset)
-        settings = dataset_settings(profile, spec, overrides)
+        tuned = tuned_settings(profile_name(profile), spec.name, variant)
+        settings = dataset_settings(profile, spec, merge(tuned, overrides or {}))
         config = {
             "dataset": str(dataset),
             "variant": get_variant(variant).name,

@@ -63,6 +63,7 @@ VARIANTS = {
         _bipvlseg("bipvlseg", "BiPVL-Seg"),
         _bipvlseg("bipvlseg-released", "BiPVL-Seg, as released", deviations=PRESETS["released"]),
         _bipvlseg("bipvlseg-prompted", "BiPVL-Seg, prompted head", head="prompted"),
+        _bipvlseg("bipvlseg-modulated", "BiPVL-Seg, modulated head", head="modulated"),
         _bipvlseg("bipvlseg-swin_unetr", "BiPVL-Seg on SwinUNETR", backbone="swin_unetr"),
         _bipvlseg("bipvlseg-conv", "BiPVL-Seg on convolutions", backbone="conv"),
         _bipvlseg("no_fusion", "No fusion", fused_stages=()),

@@ -26,6 +26,7 @@ from bipvl.figures.curves import draw_training_curves, training_curves
 from bipvl.figures.differences import draw_ablation
 from bipvl.figures.efficiency import draw_efficiency, draw_runtime
 from bipvl.figures.lab import draw_prompt_lab
+from bipvl.figures.learning_rates import draw_learning_rates
 from bipvl.figures.robustness import draw_prompt_robustness
 from bipvl.figures.scores import draw_class_dice, draw_main_dice
 from bipvl.figures.slice_tables import failures_table, qualitative_table, samples_table, slice_table
@@ -61,6 +62,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "failures": draw_failures,
     "surfaces": draw_surfaces,
     "training_curves": draw_training_curves,
+    "learning_rates": draw_learning_rates,
     "data_samples": draw_data_samples,
     "bench": draw_bench,
     "architecture": draw_architecture,

@@ -16,7 +16,7 @@ from bipvl.common.lookup import choose
 from bipvl.model.bifusion import BiFusion, fuse_volume
 from bipvl.model.decoder import UnetrDecoder
 from bipvl.model.encoders import make_encoder
-from bipvl.model.heads import PromptedHead, make_head
+from bipvl.model.heads import ModulatedHead, PromptedHead, make_head
 from bipvl.model.instance_norm import keep_layout
 from bipvl.model.text import WEIGHTS, TextEncoder, load_backbone, load_tokenizer
 from bipvl.model.tokens import PromptTokens, tokenize
@@ -149,7 +149,12 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         if head == "universal" and self.fused_stages:
             raise ValueError("the universal head reads texts that saw no image; give it fused_stages=()")
         self.head = make_head(
-            head, channels=channels[0], bottleneck=channels[-1], text_dim=self.text.dim, background=background
+            head,
+            channels=channels[0],
+            bottleneck=channels[-1],
+            text_dim=self.text.dim,
+            background=background,
+            out_channels=self.out_channels,
         )
         self.decoder = UnetrDecoder(
             in_channels=in_channels,
@@ -305,7 +310,7 @@ class BiPVLSeg(nn.Module, PyTorchModelHubMixin):
         x = self.decoder.ascend(volume, features, bottleneck)
         if self.head is None:
             return x
-        if isinstance(self.head, PromptedHead):
+        if isinstance(self.head, PromptedHead | ModulatedHead):
             return self.head(x, concepts.mean(2))
         titles = text.tokens.pool_texts(text.hidden[None])[0, :, 0]  # N × d
         logits = self.head(x, bottleneck, titles)

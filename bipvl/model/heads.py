@@ -10,6 +10,7 @@ HEADS = {
     "channels": "the paper's convolution: prompt row c guides, and channel c is class c by its position",
     "universal": "a compared method: class texts generate the last convolutions; the background's logit is 0",
     "prompted": "beyond the paper: prompt row c makes channel c, so rows may be new classes, in any order",
+    "modulated": "beyond the paper: the mean text scales and shifts the features before the convolution",
 }
 """What turns the decoder's features into one logit per class."""
 
@@ -93,12 +94,36 @@ class PromptedHead(nn.Module):
         return logits if self.bias is None else logits + self.bias
 
 
+class ModulatedHead(nn.Module):
+    """The paper's convolution after features that the text has scaled and shifted, channel by channel.
+
+    In the paper's network the features of the two finest resolutions never meet the text; here they do.
+
+    Args:
+        channels: of the decoder's features.
+        text_dim: width of a text vector.
+        out_channels: of the logits.
+    """
+
+    def __init__(self, *, channels: int, text_dim: int, out_channels: int) -> None:
+        super().__init__()
+        self.text = nn.Linear(text_dim, 2 * channels)
+        nn.init.zeros_(self.text.bias)
+        self.mix = nn.Conv3d(channels, channels, 1)
+        self.out = nn.Conv3d(channels, out_channels, 1)
+
+    def forward(self, features: Tensor, text: Tensor) -> Tensor:
+        """Features B × c × H × W × D and texts B × N × d → B × C × H × W × D."""
+        scale, shift = self.text(text.mean(1))[..., None, None, None].chunk(2, dim=1)  # B × c × 1 × 1 × 1
+        return self.out(F.relu(self.mix(features * (1 + scale) + shift)))
+
+
 def _groups(channels: int) -> int:
     return next(n for n in (16, 12, 8, 6, 4, 3, 2, 1) if channels % n == 0)
 
 
 def make_head(
-    name: str, *, channels: int, bottleneck: int, text_dim: int, background: bool
+    name: str, *, channels: int, bottleneck: int, text_dim: int, background: bool, out_channels: int
 ) -> nn.Module | None:
     """A head by name; None for ``channels``, which is the decoder's own convolution.
 
@@ -110,4 +135,6 @@ def make_head(
         return UniversalHead(channels=channels, bottleneck=bottleneck, text_dim=text_dim)
     if name == "prompted":
         return PromptedHead(channels=channels, text_dim=text_dim, background=background)
+    if name == "modulated":
+        return ModulatedHead(channels=channels, text_dim=text_dim, out_channels=out_channels)
     return None
