@@ -121,7 +121,7 @@ def test_the_main_study_compares_two_networks_on_four_data_sets():
         ({"notebooks": ["../03_main_table"]}, "there is no notebook ../03_main_table.ipynb in "),
         ({"title": 3}, "'studies.small.title' is 3; it must be a text"),
         ({"datasets": ["mmwhs"]}, "'mmwhs'; choose one of: mmwhs_mr, mmwhs_ct"),
-        ({"datasets": []}, "'studies.small.datasets' is []; it must be a list of different names"),
+        ({"datasets": []}, "'studies.small.datasets' is []; name at least one data set"),
         ({"notes": ""}, "there is no key 'studies.small.notes'; use one of: notebooks"),
     ],
 )
@@ -189,7 +189,7 @@ def test_every_profile_has_all_studies_of_the_paper_and_each_starts_with_the_met
     studies = {s.name: s for s in load_experiments(profile, EXPERIMENTS).select("all")}
     named = {"main", "comparison", "fusion", "objective", "text_encoder", "prompts", "backbone", "released"}
     assert set(studies) >= named | {"variance", "efficiency"}
-    assert all(study.variants[0] == "bipvlseg" for study in studies.values())
+    assert all(study.variants[0] == "bipvlseg" for study in studies.values() if study.datasets)
 
 
 def test_every_variant_is_part_of_a_study():
@@ -227,6 +227,7 @@ def test_the_quick_profile_runs_every_study_and_each_run_once_on_the_data_set_in
         assert counts[f"run_{dataset}"] == len(runs)
     assert counts["study"] == sum(len(study.notebooks) for study in studies)
     assert counts["claims"] == 1
+    assert counts["reading"] == sum(len(s.variants) * len(s.seeds) for s in studies if not s.datasets) == 3
     assert not (tmp_path / "runs").exists()
     steps = re.findall(r"run_notebook.py \S+ runs/quick/(\w+)/.* dataset=(\w+)", output)
     assert len(steps) > 16

@@ -19,6 +19,8 @@ from bipvl.engine.variants import MEAN_ATLAS, VARIANTS, get_variant, variant_tit
 
 PATH = Path("notebooks/experiments.yaml")
 """Relative to the root of the repository, where the workflow runs."""
+READING_STUDIES = ("reading", "reading_held_out")
+"""The studies that draw their own volumes (``bipvl.engine.reading``) and have no data sets."""
 WORD = re.compile(r"[\w-]+")
 """A name that can be a file's or folder's name without leading elsewhere."""
 T = TypeVar("T")
@@ -43,6 +45,12 @@ ByProfile = Annotated[
     dict[str, T], BeforeValidator(lambda value: value if isinstance(value, dict) else {"default": value})
 ]
 """A value for all profiles, or a mapping from profiles (and "default") to values."""
+Datasets = Annotated[
+    tuple[str, ...],
+    Field(strict=False, description=_NAMES),
+    AfterValidator(_without_duplicates),
+]
+"""Empty for a study that draws its own volumes."""
 NamesByProfile = Annotated[ByProfile[Names] | None, Field(description=_NAMES + _BY_PROFILE)]
 SeedsByProfile = Annotated[
     ByProfile[Seeds] | None, Field(description="a list of whole numbers from 0" + _BY_PROFILE)
@@ -75,7 +83,7 @@ class External(_ExternalEntry):
 class _Settings(Schema):
     """What a study can take from ``defaults:``."""
 
-    datasets: NamesByProfile = None
+    datasets: Annotated[ByProfile[Datasets] | None, Field(description=_NAMES + _BY_PROFILE)] = None
     variants: NamesByProfile = None
     seeds: SeedsByProfile = None
     notebooks: NamesByProfile = None
@@ -107,6 +115,7 @@ class Study:
     Attributes:
         profile: the profile's name, which names its folder.
         external: other tools' predictions, each shown on its own data set.
+        datasets: empty for the reading test, which draws its own volumes.
         seeds: empty if the study does not run at the profile.
         notebooks: names (no suffix) of the notebooks that draw the study's tables and figures.
     """
@@ -201,6 +210,8 @@ def _study(name: str, profile: str, content: _File, external: Mapping[str, Exter
     given["datasets"] = given["datasets"] or {"default": content.datasets}
     at_profile = {key: _at_profile(value, profile, f"studies.{name}.{key}") for key, value in given.items()}
     _check_datasets(at_profile["datasets"])
+    if not (at_profile["datasets"] or name in READING_STUDIES):
+        raise BipvlError(f"'studies.{name}.datasets' is []", "name at least one data set")
     for variant in at_profile["variants"]:
         get_variant(variant)
     for notebook in at_profile["notebooks"]:
@@ -220,13 +231,13 @@ def _study(name: str, profile: str, content: _File, external: Mapping[str, Exter
 
 
 def _at_profile(by_profile: Mapping[str, tuple] | None, profile: str, key: str) -> tuple[Any, ...]:
-    """The value for a profile; only seeds may have none."""
+    """The value for a profile; only seeds and data sets may have none."""
     if by_profile is None:
         raise BipvlError(f"'{key}' is missing", "add it there or under 'defaults'")
     for name in by_profile:
         choose(f"profile for '{key}'", name, load_profiles() | {"default": None})
     value = by_profile.get(parent_profile(profile), by_profile.get("default", ()))
-    if not (value or key.endswith(".seeds")):
+    if not (value or key.endswith((".seeds", ".datasets"))):
         raise BipvlError(f"'{key}' has nothing for profile '{profile}'", "add a list for it, or a 'default'")
     return value
 

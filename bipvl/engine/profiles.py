@@ -122,6 +122,7 @@ class Profile(Settings):
     title: str = Field(description="a line that says what the profile is for")
     spacing: Spacing | None = Field(default=None, description="three numbers above 0, in mm")
     cohort: Cohort | None = Field(default=None, description="'size' and 'cases' of a synthetic cohort")
+    reading_steps: Count = Field(description="a whole number from 1: steps of a training of the reading test")
 
 
 def load_profiles() -> dict[str, Profile]:
@@ -175,7 +176,9 @@ def dataset_settings(
     Raises:
         BipvlError: an unknown key or a wrong value; a crop too small for the network.
     """
-    chosen = get_profile(profile, spec.name).model_dump(exclude_unset=True, exclude={"title"})
+    chosen = get_profile(profile, spec.name).model_dump(
+        exclude_unset=True, exclude={"title", "reading_steps"}
+    )
     cohort = chosen.pop("cohort", None)
     chosen = {"spacing": list(spec.spacing)} | chosen
     if spec.crop:

@@ -27,6 +27,7 @@ from bipvl.figures.differences import draw_ablation
 from bipvl.figures.efficiency import draw_efficiency, draw_runtime
 from bipvl.figures.lab import draw_prompt_lab
 from bipvl.figures.learning_rates import draw_learning_rates
+from bipvl.figures.reading import draw_reading, draw_reading_changes, draw_reading_wordings
 from bipvl.figures.robustness import draw_prompt_robustness
 from bipvl.figures.scores import draw_class_dice, draw_main_dice
 from bipvl.figures.slice_tables import failures_table, qualitative_table, samples_table, slice_table
@@ -72,6 +73,9 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "runtime": draw_runtime,
     "prompt_robustness": draw_prompt_robustness,
     "claims": draw_claims,
+    "reading": draw_reading,
+    "reading_wordings": draw_reading_wordings,
+    "reading_changes": draw_reading_changes,
     "similarity": draw_similarity,
     "embedding_map": draw_embedding_map,
     "word_attention": draw_word_attention,

@@ -1,0 +1,54 @@
+"""The tables of the reading test, from its runs' files."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from bipvl.analysis.studies import Study
+from bipvl.common.errors import BipvlError
+from bipvl.engine.reading import text_blind_ceiling
+
+ORIGIN = ["cohort", "profile", "study", "variant", "seed", "steps"]
+
+
+def reading_folders(study: Study, runs: str | Path) -> list[Path]:
+    """The run folders of a study that draws its own volumes."""
+    base = Path(runs) / study.profile / study.name
+    return [base / variant / f"seed{seed}" for variant in study.variants for seed in study.seeds]
+
+
+def reading_table(study: Study, runs: str | Path, name: str) -> pd.DataFrame:
+    """One of the tables "history", "scores" and "changes" over all runs of a study.
+
+    Raises:
+        BipvlError: a run is missing.
+    """
+    parts = []
+    for folder in reading_folders(study, runs):
+        if not (path := folder / f"{name}.csv").is_file():
+            command = f"make reproduce PROFILE={study.profile} STUDY={study.name}"
+            raise BipvlError("is missing", f"create it with: {command}", path)
+        parts.append(pd.read_csv(path))
+    table = pd.concat(parts, ignore_index=True)
+    table = table.assign(cohort="synthetic", profile=study.profile, study=study.name)
+    return table[[*ORIGIN, *(column for column in table if column not in ORIGIN)]]
+
+
+def reading_history(study: Study, runs: str | Path) -> pd.DataFrame:
+    """Dice against steps, with a column ``ceiling``: the best Dice of a network that ignores its prompt."""
+    return reading_table(study, runs, "history").assign(ceiling=text_blind_ceiling())
+
+
+def reading_summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per variant and test: mean over kinds, lowest and highest seed.
+
+    Columns variant, test, value, low, high, seeds; the test is a wording, whose value is the Dice, or "absent
+    ball", whose value is the share of empty masks, which are right.
+    """
+    scores = scores.assign(
+        test=scores["wording"].where(scores["present"], "absent ball"),
+        value=scores["dice"].where(scores["present"], scores["empty"]),
+    )
+    by_seed = scores.groupby(["variant", "test", "seed"], sort=False)["value"].mean()
+    grouped = by_seed.groupby(["variant", "test"], sort=False)
+    return grouped.agg(value="mean", low="min", high="max", seeds="count").reset_index()
