@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
 from bipvl.common.errors import BipvlError
+from bipvl.data.spec import load_spec
+from bipvl.engine.build import build_objective
+from bipvl.engine.variants import get_variant
 from bipvl.model.bipvlseg import BiPVLSeg
 from bipvl.model.convert import convert
 from bipvl.model.losses import class_embedding_loss
@@ -358,3 +361,10 @@ def test_a_tensor_of_another_network_is_named():
 def test_the_released_preset_needs_the_concepts_alone(case):
     with pytest.raises(BipvlError, match="encodes each concept's text alone"):
         case.model(torch.zeros(1, 1, 64, 32, 32), PromptTokens.of(case.tokens.ids, case.tokens.mask))
+
+
+def test_the_released_negatives_refuse_a_data_set_with_fewer_than_three_classes():
+    hippocampus, variant = load_spec("msd_hippocampus"), get_variant("deviation-easy_negatives")
+    with pytest.raises(BipvlError, match=r"needs 3 classes, and MSD Task04 \(hippocampus MR\) has 2"):
+        build_objective(variant, hippocampus)
+    build_objective(get_variant("bipvlseg"), hippocampus)

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from bipvl.analysis.cost_keys import Cost, cost_key
 from bipvl.analysis.outlook import detections
+from bipvl.analysis.reading import reading_folders
 from bipvl.analysis.studies import Experiments, Study, load_experiments
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
@@ -277,7 +278,8 @@ def plan(
     studies = experiments.select(study)
     if data_root:
         check_data_root(profile, data_root)
-    jobs = {s.name: jobs_of(s) for s in studies}
+    jobs = {s.name: jobs_of(s) for s in studies if s.datasets}
+    readings = {s.name: reading_folders(s, runs) for s in studies if not s.datasets}
     all_jobs = {job for of_study in jobs.values() for job in of_study}
     to_do = {job for job in all_jobs if not job.is_done(Path(runs) / profile_name(profile))}
     with ThreadPoolExecutor() as pool:  # the hub and snakemake answer while operations are counted
@@ -300,6 +302,9 @@ def plan(
     names = {name for of_any in experiments.studies.values() for name in of_any.datasets}
     cases = {name: len(planned_split(load_spec(name), profile, data_root).test) for name in names}
     lines += ["", *_estimate_lines(jobs, table, to_do, detections(experiments, cases), verbose)]
+    for name, folders in readings.items():
+        done = sum((folder / "scores.csv").is_file() for folder in folders)
+        lines.append(f"{name}: {len(folders)} short trainings on drawn volumes, {done} of them done.")
     if steps:
         lines += ["", *_step_lines(steps.result(), verbose)]
     return "\n".join(lines)

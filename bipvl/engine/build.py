@@ -12,7 +12,7 @@ from bipvl.common.errors import BipvlError
 from bipvl.data.spec import DatasetSpec
 from bipvl.engine.variants import Variant
 from bipvl.model.baselines import Baseline
-from bipvl.model.losses import Objective
+from bipvl.model.losses import HARD_NEGATIVES, Objective
 from bipvl.model.released import network_class, objective_class
 
 
@@ -42,7 +42,15 @@ def bipvlseg_arguments(variant: Variant, spec: DatasetSpec, settings: Mapping[st
 
 
 def build_objective(variant: Variant, spec: DatasetSpec, class_weights: Tensor | None = None) -> Objective:
-    """The loss of a variant on a data set."""
+    """The loss of a variant on a data set.
+
+    Raises:
+        BipvlError: the released local alignment takes three negatives, and there are fewer classes.
+    """
+    if "easy_negatives" in variant.deviations and spec.num_classes < HARD_NEGATIVES:
+        problem = f"the released local alignment needs {HARD_NEGATIVES} classes, and {spec.title} has"
+        fix = f"train {variant.name} on another data set"
+        raise BipvlError(f"{problem} {spec.num_classes}", fix)
     return objective_class(variant.deviations)(
         terms=variant.terms, overlapping=spec.overlapping, class_weights=class_weights, **variant.objective
     )
