@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from bipvl.common.errors import BipvlError
+from bipvl.data.fetch import fetch
+from bipvl.data.spec import load_spec
 from bipvl.engine.checkpoints import is_trained
 from bipvl.engine.prepare import prepare
 from bipvl.engine.profiles import load_profiles
@@ -15,16 +17,20 @@ def trained_run(folder: str | Path, data_root: str | Path | None = None) -> Run:
     """The trained run in a folder …/PROFILE/DATASET/VARIANT/seedK; prepared and trained first if missing.
 
     Args:
-        data_root: folder of the real data; None: the profile's synthetic cohort.
+        data_root: folder of the real data, to which they are downloaded if they are missing; None: the
+            profile's synthetic cohort.
 
     Raises:
-        BipvlError: nothing is trained there, and the path does not say what to train.
+        BipvlError: nothing is trained there, and the path does not say what to train; the data cannot be
+            downloaded.
     """
     folder = Path(folder)
     if (folder / "config.json").is_file() and is_trained(run := Run.open(folder)):
         return run
     profile, dataset, variant, seed = _parse(folder)
     root = folder.parents[3]
+    if data_root is not None and not (Path(data_root) / load_spec(dataset).folder).is_dir():
+        fetch(dataset, data_root)
     if data_root is None or not (root / profile / dataset / "split.json").is_file():
         data_root = prepare(profile=profile, dataset=dataset, data_root=data_root, root=root)
     run = Run.plan(
