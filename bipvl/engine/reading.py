@@ -52,6 +52,7 @@ PROMPTS_PER_STEP = 2
 CHECKS = 5
 """How often a training is tested on CHECK_VOLUMES test volumes."""
 CHECK_VOLUMES, TEST_VOLUMES = 4, 8
+BEFORE, AFTER = "before training", "after training"
 TEST_SEED = 2**31
 """Of the test volumes, the same for all trainings, whose seeds are smaller."""
 HELD_OUT = KINDS[-1]
@@ -65,7 +66,7 @@ class Reading:
     Attributes:
         history: columns step, loss, kind, dice: during the training, on some test volumes.
         scores: columns wording, kind, present, dice, empty: mean Dice, and the share of empty masks.
-        changes: columns place, trained, change: how much another prompt changes what is computed there.
+        changes: columns place, state, change: how much another prompt changes what is computed there.
     """
 
     history: pd.DataFrame
@@ -109,7 +110,7 @@ def read_balls(
     set_seed(derive_seed(seed, "weights"))
     options = NETWORK | LANGUAGE | dict(chosen.options)
     network = network_class(chosen.deviations).create(**options).to(accelerator.device)
-    before = prompt_changes(network).assign(trained=False)
+    before = prompt_changes(network).assign(state=BEFORE)
     optimizer = make_optimizer(nn.ModuleDict({"network": network}), TRAINING)
     schedule = make_schedule(chosen.deviations, steps, WARMUP)
     tokens = {kind: network.training_prompts(prompt(kind)) for kind in kinds}
@@ -134,7 +135,7 @@ def read_balls(
     return Reading(
         history=pd.DataFrame(rows)[["step", "loss", "kind", "dice"]],
         scores=_all_scores(network),
-        changes=pd.concat([before, prompt_changes(network).assign(trained=True)], ignore_index=True),
+        changes=pd.concat([before, prompt_changes(network).assign(state=AFTER)], ignore_index=True),
     )
 
 

@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bipvl.analysis.reading import reading_summary
+from bipvl.engine.reading import AFTER, BEFORE
 from bipvl.engine.variants import variant_title
 from bipvl.figures import style
 
@@ -82,13 +83,13 @@ def draw_reading_changes(table: pd.DataFrame) -> Figure:
     figure, grid = style.panel_grid(2, 2, height=2.8, margin=1.0, sharey=True)
     colours = _colours(table["variant"])
     places = list(dict.fromkeys(table["place"]))
-    for axes, trained in zip(grid.flat, (False, True), strict=True):
+    for axes, state in zip(grid.flat, (BEFORE, AFTER), strict=True):
         for variant, colour in colours.items():
-            rows = table[(table["variant"] == variant) & (table["trained"] == trained)]
+            rows = table[(table["variant"] == variant) & (table["state"] == state)]
             means = rows.groupby("place")["change"].mean().reindex(places)
             axes.plot(range(len(places)), means, color=colour, marker="o", ms=3, label=variant_title(variant))
         axes.set_xticks(range(len(places)), places, rotation=40, ha="right")
-        axes.set_title("after training" if trained else "before training")
+        axes.set_title(state)
         axes.set_yscale("log")
     grid[0, 0].set_ylabel("relative change by another prompt")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
