@@ -12,11 +12,11 @@ from bipvl.figures import draw
 from tools import tune
 
 TABLE = """\
-profile,dataset,variant,seed,steps,lr,val_dice,chosen
-laptop,msd_hippocampus,bipvlseg,0,188,0.005,0.8,False
-laptop,msd_hippocampus,bipvlseg,0,188,0.02,0.85,True
-laptop,msd_hippocampus,swin_unetr_v2,0,188,0.005,0.84,True
-laptop,msd_hippocampus,universal,0,188,0.02,0.84,True
+profile,dataset,variant,cohort,seed,steps,lr,val_dice,chosen
+laptop,msd_hippocampus,bipvlseg,real,0,188,0.005,0.8,False
+laptop,msd_hippocampus,bipvlseg,real,0,188,0.02,0.85,True
+laptop,msd_hippocampus,swin_unetr_v2,real,0,188,0.005,0.84,True
+laptop,msd_hippocampus,universal,real,0,188,0.02,0.84,True
 """
 
 
@@ -103,3 +103,4 @@ def test_the_figure_shows_every_network_and_marks_the_choice(table):
     assert labels == ["BiPVL-Seg", "SwinUNETR-V2", "CLIP-Driven Universal Model"]
     chosen = [line.get_xdata()[0] for line in axes.get_lines() if line.get_label().startswith("_")]
     assert chosen == [0.02, 0.005, 0.02]
+    assert "Real cohort, profile laptop, seed 0" in figure.get_supxlabel().replace("\n", " ")

@@ -63,8 +63,7 @@ def train_run(run: Run, data_root: Path, threads: int) -> dict[str, object]:
     train(run, data_root)
     history, config = pd.read_csv(run.directory / "history.csv"), run.config
     return {
-        **{key: config[key] for key in KEYS},
-        "seed": config["seed"],
+        **{key: config[key] for key in (*KEYS, "cohort", "seed")},
         "steps": len(history),
         "lr": config["training"]["lr"],
         "val_dice": round(history["val_dice"].max(), 6),

@@ -13,7 +13,7 @@ from bipvl.engine.profiles import get_profile
 from bipvl.engine.variants import get_variant
 
 PATH = Path(__file__).with_name("learning_rates.csv")
-"""Columns profile, dataset, variant, seed, steps, lr, val_dice, chosen: a row per training of the grid."""
+"""Columns profile, dataset, variant, cohort, seed, steps, lr, val_dice, chosen: one row per training."""
 RATES = (0.005, 0.01, 0.02)
 """Peak rates of the vision network; the language rate keeps the ratio to it that the profile gives."""
 SHARE = 3

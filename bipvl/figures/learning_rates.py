@@ -30,10 +30,11 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure:
     handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
     shown = {label: line for label, line in handles.items() if not label.startswith("_")}
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3)
+    first = table.iloc[0]
     steps = " and ".join(str(n) for n in sorted(table["steps"].unique()))
     style.caption(
         figure,
-        f"Profile {table['profile'].iloc[0]}, seed {table['seed'].iloc[0]}: best Dice on the "
+        f"{first.cohort.capitalize()} cohort, profile {first.profile}, seed {first.seed}: best Dice on the "
         f"validation cases in a training of {steps} steps, a third of the final one. Filled: the chosen "
         "rate. One training per point, so differences within about 0.01 are noise.",
     )
