@@ -97,6 +97,6 @@ def draw_reading_changes(table: pd.DataFrame) -> Figure:
         figure,
         _origin(table),
         "‖a − b‖ / ‖a‖ between the values with two prompts, mean over pairs of prompts, test volumes and "
-        "seeds. From left to right: the way from the first fusion to the logits.",
+        "seeds. From left to right: the way from the first fusion to the logits. A change of 0 is not drawn.",
     )
     return figure
