@@ -235,6 +235,15 @@ def test_the_quick_profile_runs_every_study_and_each_run_once_on_the_data_set_in
 
 
 @pytest.mark.slow
+def test_the_reading_test_needs_neither_data_nor_claims(tmp_path):
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    code, output = snakemake(tmp_path, "--dry-run", STUDY="reading")
+    assert code == 0, output
+    counts = {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
+    assert counts == {"all": 1, "reading": 3, "study": 1, "total": 5}
+
+
+@pytest.mark.slow
 def test_external_predictions_are_evaluated_for_the_studies_that_use_them(tmp_path):
     (tmp_path / "notebooks").mkdir()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
