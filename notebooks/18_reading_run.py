@@ -47,18 +47,21 @@ runs = "runs"  # folder of the runs
 # All four balls are in every volume. Only the prompt says which one is the target.
 
 # %%
-import matplotlib.pyplot as plt
+from IPython.display import Image
+from matplotlib.figure import Figure
 
 from bipvl.data.synthetic.balls import KINDS, prompt, volume_of
+from bipvl.figures import style
 
 image, masks = volume_of(seed, 0)
-plt.figure(figsize=(9, 2.4))
-for number, (kind, mask) in enumerate(zip(KINDS, masks, strict=True)):
-    layer = int(mask.sum((0, 1)).argmax())
-    axes = plt.subplot(1, len(KINDS), number + 1, title=prompt(kind)[0][0])
+figure = Figure(figsize=(style.WIDTH, 2))
+for axes, kind, mask in zip(figure.subplots(1, len(KINDS)), KINDS, masks, strict=True):
+    layer = int(mask.sum((0, 1)).argmax())  # where the ball is largest
     axes.imshow(image[0, :, :, layer], cmap="gray", vmin=-1.3, vmax=1.3)
     axes.contour(mask[:, :, layer], [0.5], colors="#e69f00")
+    axes.set_title(prompt(kind)[0][0])
     axes.set_axis_off()
+Image(style.png(figure), width=700)
 
 # %% [markdown]
 # ## Train and test

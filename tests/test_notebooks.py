@@ -14,6 +14,10 @@ import papermill
 import pytest
 from wheels import build_wheel, environment, site_packages
 
+from bipvl.analysis.reading import reading_folders
+from bipvl.analysis.studies import load_experiments
+from bipvl.engine import reading
+from bipvl.engine.reading import run_reading
 from tools.update_links import repository, with_links
 
 ROOT = Path(__file__).parents[1]
@@ -163,6 +167,20 @@ def test_own_data_notebook_trains_on_a_folder_and_writes_a_mask(execute, tmp_pat
     book = execute("15_own_data", profile="smoke", data_root=tmp_path / "own")
     assert (tmp_path / "own" / "labels.nii.gz").is_file()
     assert pictures(book) == 1
+
+
+@pytest.mark.slow
+def test_reading_notebooks_draw_a_run_and_the_study(execute, tmp_path, monkeypatch):
+    profile, runs, figures = tmp_path / "mine.yaml", tmp_path / "runs", tmp_path / "figures"
+    profile.write_text("extends: quick\nreading_steps: 2\n", encoding="utf-8")
+    for name, value in {"TEST_VOLUMES": 1, "CHECK_VOLUMES": 1, "CHECKS": 1}.items():
+        monkeypatch.setattr(reading, name, value)
+    study = load_experiments(profile, ROOT / "notebooks" / "experiments.yaml").study("reading")
+    for folder, variant in zip(reading_folders(study, runs), study.variants, strict=True):
+        run_reading(folder, variant, 0, 2, progress=False)
+    assert pictures(execute("18_reading_run", profile=profile, variant=study.variants[1], runs=runs)) == 1
+    assert pictures(execute("17_reading", profile=profile, runs=runs, figures=figures)) == 3
+    assert len([*(figures / "mine").glob("reading*-reading.png")]) == 3
 
 
 @pytest.mark.slow

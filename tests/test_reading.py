@@ -1,5 +1,6 @@
 """The reading test: its volumes and prompts, the ceiling without reading, and what a run writes."""
 
+from dataclasses import replace
 from itertools import product
 
 import pandas as pd
@@ -178,3 +179,8 @@ def test_a_missing_run_is_named_with_its_command(tmp_path):
         BipvlError, match="is missing; create it with: make reproduce PROFILE=smoke STUDY=reading"
     ):
         reading_table(STUDY, tmp_path, "scores")
+
+
+def test_a_study_without_seeds_at_a_profile_says_so(tmp_path):
+    with pytest.raises(BipvlError, match="study 'reading' has no seeds for profile 'smoke'; add some"):
+        reading_table(replace(STUDY, seeds=()), tmp_path, "scores")

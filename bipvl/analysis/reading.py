@@ -21,8 +21,11 @@ def reading_table(study: Study, runs: str | Path, name: str) -> pd.DataFrame:
     """One of the tables "history", "scores" and "changes" over all runs of a study.
 
     Raises:
-        BipvlError: a run is missing.
+        BipvlError: a run is missing, or the study does not run at the profile.
     """
+    if not study.seeds:
+        problem = f"study '{study.name}' has no seeds for profile '{study.profile}'"
+        raise BipvlError(problem, "add some to experiments.yaml")
     parts = []
     for folder in reading_folders(study, runs):
         if not (path := folder / f"{name}.csv").is_file():
