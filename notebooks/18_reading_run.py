@@ -59,7 +59,7 @@ for axes, kind, mask in zip(figure.subplots(1, len(KINDS)), KINDS, masks, strict
     layer = int(mask.sum((0, 1)).argmax())  # where the ball is largest
     axes.imshow(image[0, :, :, layer], cmap="gray", vmin=-1.3, vmax=1.3)
     axes.contour(mask[:, :, layer], [0.5], colors="#e69f00")
-    axes.set_title(prompt(kind)[0][0])
+    axes.set_title(prompt(kind)[0][0], fontsize=8)
     axes.set_axis_off()
 Image(style.png(figure), width=700)
 
