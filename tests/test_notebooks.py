@@ -14,8 +14,7 @@ import papermill
 import pytest
 from wheels import build_wheel, environment, site_packages
 
-from bipvl.analysis.reading import reading_folders
-from bipvl.analysis.studies import load_experiments
+from bipvl.analysis.studies import load_experiments, reading_folders
 from bipvl.engine import reading
 from bipvl.engine.reading import run_reading
 from tools.update_links import repository, with_links

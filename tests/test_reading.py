@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bipvl.analysis.reading import reading_folders, reading_history, reading_summary, reading_table
-from bipvl.analysis.studies import Study
+from bipvl.analysis.reading import reading_history, reading_summary, reading_table
+from bipvl.analysis.studies import Study, reading_folders
 from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic.balls import KINDS, LEVELS, WORDINGS, prompt, volume_of
 from bipvl.engine import reading

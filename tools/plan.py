@@ -22,8 +22,7 @@ from tqdm.auto import tqdm
 
 from bipvl.analysis.cost_keys import Cost, cost_key
 from bipvl.analysis.outlook import detections
-from bipvl.analysis.reading import reading_folders
-from bipvl.analysis.studies import Experiments, Study, load_experiments
+from bipvl.analysis.studies import Experiments, Study, load_experiments, reading_folders
 from bipvl.common.errors import BipvlError
 from bipvl.common.files import write_json
 from bipvl.data.layouts import Case, list_cases, read_json
@@ -279,7 +278,7 @@ def plan(
     if data_root:
         check_data_root(profile, data_root)
     jobs = {s.name: jobs_of(s) for s in studies if s.datasets}
-    readings = {s.name: reading_folders(s, runs) for s in studies if not s.datasets}
+    readings = {s.name: folders for s in studies if (folders := reading_folders(s, runs))}
     all_jobs = {job for of_study in jobs.values() for job in of_study}
     to_do = {job for job in all_jobs if not job.is_done(Path(runs) / profile_name(profile))}
     with ThreadPoolExecutor() as pool:  # the hub and snakemake answer while operations are counted

@@ -95,8 +95,11 @@ def tune(profile: str, study: str, data_root: str | None, jobs: int) -> None:
     networks = tuned_networks(profile, study)
     datasets = list(dict.fromkeys(dataset for dataset, _ in networks))
     check_data_root(profile, data_root, datasets)
-    roots = {prepare(profile=profile, dataset=dataset, data_root=data_root) for dataset in datasets}
-    for rows in train_grid(networks, profile, roots.pop(), jobs):
+    if not networks:
+        raise BipvlError(f"study '{study}' has no network to tune", "choose a study with data sets")
+    for dataset in datasets:
+        root = prepare(profile=profile, dataset=dataset, data_root=data_root)  # the same for all of them
+    for rows in train_grid(networks, profile, root, jobs):
         table = pd.concat([pd.read_csv(PATH), rows], ignore_index=True)
         table = table.drop_duplicates([*KEYS, "lr"], keep="last").sort_values([*KEYS, "lr"])
         write_csv(PATH, table)

@@ -4,17 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from bipvl.analysis.studies import Study
+from bipvl.analysis.studies import Study, no_seeds, reading_folders
 from bipvl.common.errors import BipvlError
 from bipvl.engine.reading import text_blind_ceiling
 
 ORIGIN = ["cohort", "profile", "study", "variant", "seed", "steps"]
-
-
-def reading_folders(study: Study, runs: str | Path) -> list[Path]:
-    """The run folders of a study that draws its own volumes."""
-    base = Path(runs) / study.profile / study.name
-    return [base / variant / f"seed{seed}" for variant in study.variants for seed in study.seeds]
 
 
 def reading_table(study: Study, runs: str | Path, name: str) -> pd.DataFrame:
@@ -24,8 +18,7 @@ def reading_table(study: Study, runs: str | Path, name: str) -> pd.DataFrame:
         BipvlError: a run is missing, or the study does not run at the profile.
     """
     if not study.seeds:
-        problem = f"study '{study.name}' has no seeds for profile '{study.profile}'"
-        raise BipvlError(problem, "add some to experiments.yaml")
+        raise no_seeds(study.name, study.profile)
     parts = []
     for folder in reading_folders(study, runs):
         if not (path := folder / f"{name}.csv").is_file():

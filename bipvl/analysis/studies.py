@@ -35,22 +35,18 @@ def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
 _NAMES = "a list of different names"
 _BY_PROFILE = ", or a mapping from profiles to such lists"
 Text = Annotated[str, Field(pattern=r"\S", description="a text")]
-Names = Annotated[
-    tuple[str, ...],
-    Field(strict=False, min_length=1, description=_NAMES),
-    AfterValidator(_without_duplicates),
-]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
-ByProfile = Annotated[
-    dict[str, T], BeforeValidator(lambda value: value if isinstance(value, dict) else {"default": value})
-]
-"""A value for all profiles, or a mapping from profiles (and "default") to values."""
 Datasets = Annotated[
     tuple[str, ...],
     Field(strict=False, description=_NAMES),
     AfterValidator(_without_duplicates),
 ]
 """Empty for a study that draws its own volumes."""
+Names = Annotated[Datasets, Field(min_length=1, description=_NAMES)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+ByProfile = Annotated[
+    dict[str, T], BeforeValidator(lambda value: value if isinstance(value, dict) else {"default": value})
+]
+"""A value for all profiles, or a mapping from profiles (and "default") to values."""
 NamesByProfile = Annotated[ByProfile[Names] | None, Field(description=_NAMES + _BY_PROFILE)]
 SeedsByProfile = Annotated[
     ByProfile[Seeds] | None, Field(description="a list of whole numbers from 0" + _BY_PROFILE)
@@ -159,9 +155,7 @@ class Experiments:
         if study == "all":
             return [*running.values()]
         if choose("study", study, self.studies | {"all": None}).name not in running:
-            raise BipvlError(
-                f"study '{study}' has no seeds for profile '{self.profile}'", "add some to experiments.yaml"
-            )
+            raise no_seeds(study, self.profile)
         return [running[study]]
 
     def external_on(self, dataset: str, name: str) -> External:
@@ -273,6 +267,19 @@ def _check_datasets(names: tuple[str, ...]) -> None:
 def _check_word(what: str, name: str) -> None:
     if not WORD.fullmatch(name):
         raise BipvlError(f"{what} is called '{name}'", "use only letters, digits, _ and - in its name")
+
+
+def no_seeds(study: str, profile: str) -> BipvlError:
+    """The error of a study that does not run at a profile."""
+    return BipvlError(f"study '{study}' has no seeds for profile '{profile}'", "add some to experiments.yaml")
+
+
+def reading_folders(study: Study, root: str | Path) -> list[Path]:
+    """The run folders of a study that draws its own volumes; none for all other studies."""
+    if study.datasets:
+        return []
+    base = Path(root) / study.profile / study.name
+    return [base / variant / f"seed{seed}" for variant in study.variants for seed in study.seeds]
 
 
 def study_folders(

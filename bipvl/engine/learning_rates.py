@@ -39,7 +39,7 @@ def tuned_settings(profile: str, dataset: str, variant: str) -> dict[str, Any]:
     """What tuning changes in a run's settings; empty where nothing was tuned.
 
     Args:
-        profile: a profile's name; your own has no tuned rates, even if it extends a built-in one.
+        profile: a profile's name; your own takes no rates from the one that it extends.
     """
     chosen = get_variant(variant)
     tuned_as = (variant, chosen.network, BASE if chosen.language else "")

@@ -176,9 +176,8 @@ def dataset_settings(
     Raises:
         BipvlError: an unknown key or a wrong value; a crop too small for the network.
     """
-    chosen = get_profile(profile, spec.name).model_dump(
-        exclude_unset=True, exclude={"title", "reading_steps"}
-    )
+    kept = {*Settings.model_fields, "cohort"}
+    chosen = get_profile(profile, spec.name).model_dump(exclude_unset=True, include=kept)
     cohort = chosen.pop("cohort", None)
     chosen = {"spacing": list(spec.spacing)} | chosen
     if spec.crop:

@@ -4,8 +4,7 @@ Each training step draws one volume with four balls and two of the four prompts.
 prompt gives the same mask for both.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -16,12 +15,14 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from monai.networks import eval_mode
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from bipvl.common.files import write_csv
 from bipvl.data.crops import derive_seed
-from bipvl.data.synthetic.balls import KINDS, WORDINGS, Kind, Prompt, prompt, volume_of
+from bipvl.data.prompt_edits import Texts
+from bipvl.data.synthetic.balls import KINDS, WORDINGS, Kind, prompt, volume_of
 from bipvl.engine.metrics import dice_scores
 from bipvl.engine.optimizer import make_optimizer, set_rates
 from bipvl.engine.variants import get_variant
@@ -128,7 +129,7 @@ def read_balls(
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % max(1, steps // CHECKS) == 0:
-            scores = test_reading(network, CHECK_VOLUMES)[["kind", "dice"]].assign(
+            scores = score_reading(network, CHECK_VOLUMES)[["kind", "dice"]].assign(
                 step=step + 1, loss=loss.item()
             )
             rows += scores.to_dict("records")
@@ -145,12 +146,11 @@ def _loss(network: BiPVLSeg, image: Tensor, masks: Tensor, tokens: Any, target: 
 
 
 def _all_scores(network: BiPVLSeg) -> pd.DataFrame:
-    tested = [test_reading(network, TEST_VOLUMES, wording=wording) for wording in WORDINGS]
-    return pd.concat([*tested, test_reading(network, TEST_VOLUMES, absent=True)], ignore_index=True)
+    tested = [score_reading(network, TEST_VOLUMES, wording=wording) for wording in WORDINGS]
+    return pd.concat([*tested, score_reading(network, TEST_VOLUMES, absent=True)], ignore_index=True)
 
 
-@torch.no_grad()
-def test_reading(
+def score_reading(
     network: BiPVLSeg, volumes: int, *, wording: str = "as trained", absent: bool = False
 ) -> pd.DataFrame:
     """Mean Dice of each kind over test volumes, and the share of volumes with an empty mask.
@@ -158,7 +158,7 @@ def test_reading(
     Args:
         absent: leave the named ball out of the volume, so that an empty mask is right.
     """
-    with _evaluation(network):
+    with eval_mode(network):
         rows = [_test_kind(network, kind, volumes, wording, absent) for kind in KINDS]
     return pd.DataFrame(rows)
 
@@ -195,14 +195,13 @@ def text_blind_ceiling(volumes: int = TEST_VOLUMES) -> float:
     return max(dice_scores(union.flatten(0, 1), masks.flatten(0, 1)).mean().item() for union in unions)
 
 
-@torch.no_grad()
 def prompt_changes(network: BiPVLSeg, volumes: int = CHECK_VOLUMES) -> pd.DataFrame:
     """How much another prompt changes the network's values, place by place: columns place, change.
 
     The change is ‖a − b‖ / ‖a‖, its mean over test volumes and the pairs of prompts.
     """
     images = _test_volumes(volumes)[0].to(next(network.parameters()).device)
-    with _evaluation(network):
+    with eval_mode(network):
         seen = [_values(network, images, prompt(kind)) for kind in KINDS]
     changes = {place: [_change(a[place], b[place]) for a, b in combinations(seen, 2)] for place in seen[0]}
     return pd.DataFrame(
@@ -215,7 +214,7 @@ def _change(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)
 
 
-def _values(network: BiPVLSeg, images: Tensor, prompts: Prompt) -> Mapping[str, Tensor]:
+def _values(network: BiPVLSeg, images: Tensor, prompts: Texts) -> Mapping[str, Tensor]:
     """The values at every place that the text can reach, in the order of computation."""
     decoder, seen = network.decoder, {}
     places = {f"fused features, stage {n}": network.fusions[n - 1] for n in sorted(network.fused_stages)}
@@ -236,13 +235,3 @@ def _values(network: BiPVLSeg, images: Tensor, prompts: Prompt) -> Mapping[str, 
         for handle in handles:
             handle.remove()
     return {place: seen[place] for place in [*places, "logits"]}
-
-
-@contextmanager
-def _evaluation(network: nn.Module) -> Iterator[None]:
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from monai.networks import eval_mode
 from monai.transforms import ResizeWithPadOrCrop
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -61,20 +62,17 @@ def take_snapshot(
         save_file(vectors, temporary, metadata={"cases": str(len(cases))})
 
 
-@torch.no_grad()
 def aligned_vectors(
     network: nn.Module, prompts: Any, images: Iterable[Tensor], crop: Sequence[int]
 ) -> dict[str, Tensor]:
     """``visual`` N × D and ``text`` N × (K + 1) × D: means over the centre crops of images M × H × W × D."""
-    training, device = network.training, next(network.parameters()).device
-    centre = ResizeWithPadOrCrop(crop)
-    network.eval()
+    device, centre = next(network.parameters()).device, ResizeWithPadOrCrop(crop)
     found: dict[str, list[Tensor]] = {"visual": [], "text": []}
-    for image in images:
-        output = network(centre(image)[None].as_subclass(Tensor).to(device), prompts)
-        for name, vectors in found.items():
-            vectors.append(getattr(output, name)[0].float().cpu())
-    network.train(training)
+    with eval_mode(network):
+        for image in images:
+            output = network(centre(image)[None].as_subclass(Tensor).to(device), prompts)
+            for name, vectors in found.items():
+                vectors.append(getattr(output, name)[0].float().cpu())
     return {name: torch.stack(vectors).mean(0) for name, vectors in found.items()}
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bipvl.data.prompt_edits import Texts
+
 SIDE = 32
 """Voxels per side of a volume."""
 RADII = {"large": 6.0, "small": 3.0}
@@ -20,8 +22,6 @@ LEVELS = {"bright": 1.0, "dark": -1.0}
 NOISE = 0.1
 GAP = 1.0
 """Voxels between two balls, and between a ball and the border, at least."""
-Prompt = list[list[str]]
-"""One class, whose texts are its title and its concepts."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ SYNONYMS = {"large": "big", "small": "little", "bright": "light", "dark": "black
 """The words of the wording "synonyms"; none of them is in a prompt of the training."""
 
 
-def prompt(kind: Kind, wording: str = "as trained") -> Prompt:
-    """The prompt that names a kind of ball."""
+def prompt(kind: Kind, wording: str = "as trained") -> Texts:
+    """The texts of one class that name a kind of ball: its title and its concepts."""
     words = {"size": kind.size, "level": kind.level}
     if wording == "synonyms":
         words = {key: SYNONYMS[word] for key, word in words.items()}
