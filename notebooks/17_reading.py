@@ -52,13 +52,13 @@ figures = "figures"  # figures are written to a subfolder named after the profil
 # %%
 from IPython.display import Image
 
-from bipvl.analysis.reading import reading_history, reading_table
+from bipvl.analysis.reading import reading_table
 from bipvl.analysis.studies import load_experiments
 from bipvl.engine.profiles import profile_name
 from bipvl.figures import write
 
 chosen, folder = load_experiments(profile).study(study), Path(figures, profile_name(profile))
-Image(write(f"reading-{study}", reading_history(chosen, runs), folder), width=700)
+Image(write(f"reading-{study}", reading_table(chosen, runs, "history"), folder), width=700)
 
 # %% [markdown]
 # ## Other words, and a ball that is not there

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bipvl.analysis.reading import reading_history, reading_summary, reading_table
+from bipvl.analysis.reading import reading_summary, reading_table
 from bipvl.analysis.studies import Study, reading_folders
 from bipvl.common.errors import BipvlError
 from bipvl.data.synthetic.balls import KINDS, LEVELS, WORDINGS, prompt, volume_of
@@ -167,7 +167,7 @@ def test_the_summary_takes_the_dice_of_wordings_and_empty_masks_of_absent_balls(
 
 
 def test_the_figures_show_every_variant(runs):
-    history = draw("reading", reading_history(STUDY, runs))
+    history = draw("reading", reading_table(STUDY, runs, "history"))
     labels = [text.get_text() for text in history.legends[0].get_texts()]
     assert labels == ["BiPVL-Seg", "BiPVL-Seg, modulated head"]
     assert len(draw("reading_wordings", reading_table(STUDY, runs, "scores")).axes) >= len(WORDINGS) + 1

@@ -6,7 +6,6 @@ import pandas as pd
 
 from bipvl.analysis.studies import Study, no_seeds, reading_folders
 from bipvl.common.errors import BipvlError
-from bipvl.engine.reading import text_blind_ceiling
 
 ORIGIN = ["cohort", "profile", "study", "variant", "seed", "steps"]
 
@@ -28,11 +27,6 @@ def reading_table(study: Study, runs: str | Path, name: str) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(cohort="synthetic", profile=study.profile, study=study.name)
     return table[[*ORIGIN, *(column for column in table if column not in ORIGIN)]]
-
-
-def reading_history(study: Study, runs: str | Path) -> pd.DataFrame:
-    """Dice against steps, with a column ``ceiling``: the best Dice of a network that ignores its prompt."""
-    return reading_table(study, runs, "history").assign(ceiling=text_blind_ceiling())
 
 
 def reading_summary(scores: pd.DataFrame) -> pd.DataFrame:

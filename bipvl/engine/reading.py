@@ -65,7 +65,8 @@ class Reading:
     """What one training of the reading test gives.
 
     Attributes:
-        history: columns step, loss, kind, dice: during the training, on some test volumes.
+        history: columns step, loss, kind, dice, ceiling: during the training, on some test volumes; the
+            ceiling is the best Dice of a network that ignores its prompt, on all of them.
         scores: columns wording, kind, present, dice, empty: mean Dice, and the share of empty masks.
         changes: columns place, state, change: how much another prompt changes what is computed there.
     """
@@ -134,7 +135,7 @@ def read_balls(
             )
             rows += scores.to_dict("records")
     return Reading(
-        history=pd.DataFrame(rows)[["step", "loss", "kind", "dice"]],
+        history=pd.DataFrame(rows)[["step", "loss", "kind", "dice"]].assign(ceiling=text_blind_ceiling()),
         scores=_all_scores(network),
         changes=pd.concat([before, prompt_changes(network).assign(state=AFTER)], ignore_index=True),
     )

@@ -5,7 +5,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bipvl.analysis.reading import reading_summary
-from bipvl.engine.reading import AFTER, BEFORE
 from bipvl.engine.variants import variant_title
 from bipvl.figures import style
 
@@ -26,7 +25,7 @@ def _origin(table: pd.DataFrame) -> str:
 
 
 def draw_reading(table: pd.DataFrame) -> Figure:
-    """Dice against steps, one line per variant with the range over seeds; from ``reading_history``."""
+    """Dice against steps, one line per variant with the range over seeds; from the table "history"."""
     figure = Figure(figsize=(style.WIDTH, 3.4))
     axes = figure.subplots()
     for variant, colour in _colours(table["variant"]).items():
@@ -83,7 +82,7 @@ def draw_reading_changes(table: pd.DataFrame) -> Figure:
     figure, grid = style.panel_grid(2, 2, height=2.8, margin=1.0, sharey=True)
     colours = _colours(table["variant"])
     places = list(dict.fromkeys(table["place"]))
-    for axes, state in zip(grid.flat, (BEFORE, AFTER), strict=True):
+    for axes, state in zip(grid.flat, table["state"].unique(), strict=True):
         for variant, colour in colours.items():
             rows = table[(table["variant"] == variant) & (table["state"] == state)]
             means = rows.groupby("place")["change"].mean().reindex(places)
